@@ -1,0 +1,60 @@
+# Everything a contributor runs. Each target sets up what it needs: a clone, Python 3.11 or newer and make are enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PRECIOUS: .venv/.with-%
+.PHONY: help demo test test-all lint format types docs bench hooks clean
+
+JOBS ?= 2
+ARGS ?=
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.with-demo ## run the demonstration (ARGS= goes to it)
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: .venv/.with-test,demo ## run the suite without the long sweep (ARGS= goes to pytest)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long" $(ARGS)
+
+test-all: ## run the whole suite on each of Python 3.11, 3.12 and 3.13 that is here
+	JOBS=$(JOBS) tools/test_all.sh $(ARGS)
+
+lint: .venv/.with-lint ## check style with ruff
+	$(BIN)/ruff check .
+
+types: .venv/.with-types,demo ## check types with pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+docs: .venv/.with-docs ## build the documentation, running all of its code, into docs/_build/html
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m sphinx -n -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+bench: .venv/.with-bench ## measure liftax beside plain JAX and its peers (ARGS= goes to the benchmarks)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+hooks: .venv/.with-dev ## check every commit before it is made
+	$(BIN)/pre-commit install
+
+clean: ## remove environments, caches and built pages
+	rm -rf .venv .venvs docs/_build docs/reference/generated .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment with extras: `.venv/.with-test,demo` stands for `pip install -e .[test,demo]`. The stamps make a second
+# run instant and are renewed when a requirement changes.
+.venv/.with-%: .venv/.made pyproject.toml constraints.txt
+	@echo "Installing liftax[$*] into .venv"
+	@$(PIP_INSTALL) -e '.[$*]'
+	@touch '$@'
+
+.venv/.made:
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then python=$$(tools/pythons.sh --default); fi; \
+	"$$python" -c 'import sys; sys.exit(f"liftax needs Python 3.11 or newer; {sys.executable} is {sys.version}" \
+	  if sys.version_info < (3, 11) else 0)'; \
+	echo "Making .venv with $$python"; \
+	"$$python" -m venv .venv
+	@touch $@
