@@ -36,7 +36,7 @@ docs: .venv/.with-docs ## build the documentation, running all of its code, into
 bench: .venv/.with-bench ## measure liftax beside plain JAX and its peers (ARGS= goes to the benchmarks)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-hooks: .venv/.with-dev ## check every commit before it is made
+hooks: .venv/.with-dev .venv/.with-lint ## check every commit before it is made
 	$(BIN)/pre-commit install
 
 clean: ## remove environments, caches and built pages
