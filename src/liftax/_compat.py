@@ -1,0 +1,90 @@
+"""The only file that touches `jax.extend`, `jax.interpreters` or anything private of JAX.
+
+JAX promises nothing about these names: each one below says which versions of JAX it is known to serve, so that an
+upgrade means running the tests and reading this file. Everything else in liftax uses public JAX.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.interpreters.ad
+import jax.interpreters.batching
+import jax.interpreters.mlir
+from jax.extend.core import Primitive
+
+__all__ = ["Primitive", "bound_axis_names", "is_tracer", "linear_in_first", "trace_state", "vjp_outputs"]
+
+trace_state: Callable[[], Any] = jax.extend.core.get_opaque_trace_state
+"""Return an object that equals another one if and only if both were made under the same trace. JAX 0.10 to 0.12."""
+
+
+def is_tracer(x: Any) -> bool:
+    """Say whether `x` is a tracer of JAX. Public in JAX 0.10 to 0.12 (`jax.core.Tracer`), kept here with its kin."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def bound_axis_names() -> tuple[Hashable, ...]:
+    """Return the named axes in whose scope the caller runs, for error texts alone. JAX 0.10 to 0.12."""
+    names = jax.extend.core.unsafe_get_axis_names_DO_NOT_USE()  # type: ignore[attr-defined]
+    return tuple(names)
+
+
+def vjp_outputs(vjp: Any) -> tuple[Any] | None:
+    """Return `(outputs,)`, the outputs that a VJP object of JAX belongs to as a tree of `jax.ShapeDtypeStruct`.
+
+    For texts alone: `None` where the object is laid out otherwise. JAX 0.10 to 0.12 keep the outputs' types as
+    the fourth bound argument of the object's function.
+    """
+    try:
+        structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in vjp.fun.args[3]]
+        return (jax.tree.unflatten(vjp.out_tree, structs),)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+
+
+def linear_in_first(
+    name: str,
+    *,
+    run: Callable[..., Any],
+    primal: Callable[..., Any] | None,
+    transpose: Callable[..., Any],
+    batch: Callable[[int, Hashable, Sequence[Any], Sequence[int | None], dict[str, Any]], tuple[Any, int | None]],
+) -> Primitive:
+    """Make a primitive `p(x, like, **params)` whose result has the type of `x` and that is linear in `x`.
+
+    `like` carries no derivative: rules only look at it. JAX 0.10 to 0.12 (`jax.interpreters.{ad, batching, mlir}`).
+
+    Args:
+        name: What the primitive is called in a jaxpr.
+        run: What it computes once nothing is left to transform, written with JAX operations.
+        primal: What differentiation puts in the place of the primal output; the primitive itself if `None`.
+        transpose: `(ct, like, **params) -> ct of x`.
+        batch: `(axis_size, axis_name, (x, like), their batch dimensions, params) -> (out, batch dimension of out)`.
+
+    Returns:
+        The primitive; use its `bind`.
+    """
+    prim = Primitive(name)
+    zero = jax.interpreters.ad.Zero
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+        x, like = primals
+        dx = tangents[0]
+        out = prim.bind(x, like, **params) if primal is None else primal(x, like, **params)
+        return out, dx if type(dx) is zero else prim.bind(dx, like, **params)
+
+    def transposed(ct: Any, x: Any, like: Any, **params: Any) -> list[Any]:
+        return [ct if type(ct) is zero else transpose(ct, like, **params), None]
+
+    def batched(axis: Any, vals: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, int | None]:
+        return batch(axis.size, axis.name, vals, dims, params)
+
+    prim.def_impl(run)
+    prim.def_abstract_eval(lambda x, like, **params: x)
+    jax.interpreters.ad.primitive_jvps[prim] = jvp
+    jax.interpreters.ad.primitive_transposes[prim] = transposed
+    jax.interpreters.batching.fancy_primitive_batchers[prim] = batched
+    jax.interpreters.mlir.register_lowering(prim, jax.interpreters.mlir.lower_fun(run, multiple_results=False))
+    return prim

@@ -1,0 +1,16 @@
+"""Derivatives of pure functions: JAX's, with `reduce_axes`, strict checks and errors that name the leaf.
+
+    vjp  : (a -> b) -> a -> (b, CT b -o CT a)
+    grad : (a -> R) -> a -> CT a
+    jvp  : (a -> b) -> (a, T a) -> (b, T b)
+
+Nothing here knows modules; the transforms in `liftax.lift` are built on these.
+"""
+
+from liftax.ad.grad import grad as grad
+from liftax.ad.grad import value_and_grad as value_and_grad
+from liftax.ad.jvp import jvp as jvp
+from liftax.ad.vjp import VjpFn as VjpFn
+from liftax.ad.vjp import vjp as vjp
+
+__all__ = ["VjpFn", "grad", "jvp", "value_and_grad", "vjp"]

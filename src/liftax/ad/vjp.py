@@ -1,0 +1,181 @@
+"""Reverse mode: a function's value, and the linear map from cotangents of its output to cotangents of its inputs.
+
+    vjp : (a -> b) -> a -> (b, CT b -o CT a)
+
+One call to `jax.vjp`. Around it stands what JAX leaves out: `reduce_axes` (see `liftax.ad.reduce`), errors that name
+the leaf, and `VjpFn`, a backward map whose result the lifted transforms can shape.
+
+Source: `jax.vjp`; the autodiff cookbook of JAX for the mathematics.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, overload
+
+import jax
+
+from liftax import _compat
+from liftax.ad.checks import demand_callable, demand_pair, describe, explain_arity, explain_cotangent
+from liftax.ad.reduce import mark, resolve_axes
+from liftax.errors import CotangentError
+from liftax.typing import AxisName, PyTree
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class VjpFn:
+    """Map a cotangent of a function's output to the cotangents of its primals.
+
+    A pytree: it can be returned from and given to `jax.jit`, is a legal residual of `jax.custom_vjp`, an output of
+    `jax.lax.scan`, and can be vmapped over cotangents. Everything that JAX's own object offers (`args_res`, `jaxpr`,
+    `with_refs`, …) is offered here too, without `arrange`.
+
+    A map made with `reduce_axes` must be called inside the `jax.vmap` that it was made in. Not made by hand: see `vjp`.
+
+    Attributes:
+        jax_vjp: The object that `jax.vjp` returned.
+        arrange: Applied to the tuple of cotangents before it is returned, if given. It belongs to the structure of
+            the pytree, hence must be hashable, and equal where structures are to be equal.
+
+    Example:
+        >>> import jax
+        >>> from liftax import ad
+        >>> y, vjp_fn = jax.jit(lambda x: ad.vjp(lambda x: x**3, x))(2.0)
+        >>> jax.vmap(vjp_fn)(jax.numpy.array([1.0, 10.0]))
+        (Array([ 12., 120.], dtype=float32),)
+    """
+
+    jax_vjp: Any
+    arrange: Callable[[tuple[Any, ...]], Any] | None = field(default=None, metadata={"static": True})
+
+    def __call__(self, out_ct: PyTree, *extra: Any) -> Any:
+        """Return the cotangents of the primals for `out_ct`, the cotangent of the output.
+
+        Args:
+            out_ct: A tree with the structure, the shapes and the dtypes of `primals_out`; `float0` for integers.
+            *extra: Nothing: the cotangents of several outputs are one tuple.
+
+        Returns:
+            A tuple with one tree for each primal, of its structure, shapes and dtypes (`float0` for integers), or
+            what `arrange` makes of that tuple.
+
+        Raises:
+            CotangentError: `out_ct` does not fit the output.
+            ReduceAxesError: An axis of `reduce_axes` is not bound any more.
+        """
+        if extra:
+            raise CotangentError(
+                f"The backward map takes one cotangent, and got {1 + len(extra)}. The cotangents of several outputs "
+                "are one tuple: write vjp_fn((a, b)) instead of vjp_fn(a, b)."
+            )
+        try:
+            cotangents = self.jax_vjp(out_ct)
+        except (TypeError, ValueError) as error:
+            outputs = _compat.vjp_outputs(self.jax_vjp)
+            if outputs is not None:
+                explain_cotangent(outputs[0], out_ct, error)
+            raise
+        return cotangents if self.arrange is None else self.arrange(cotangents)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what JAX's object calls `name`."""
+        if name in ("jax_vjp", "arrange") or name.startswith("__"):  # while copied, a field may not be set yet
+            raise AttributeError(name)
+        return getattr(self.jax_vjp, name)
+
+    def __repr__(self) -> str:
+        outputs = _compat.vjp_outputs(self.jax_vjp)
+        return f"VjpFn({'…' if outputs is None else jax.tree.map(describe, outputs[0])})"
+
+
+@overload
+def vjp(
+    fun: Callable[..., T],
+    *primals: Any,
+    has_aux: Literal[False] = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (),
+) -> tuple[T, VjpFn]: ...
+
+
+@overload
+def vjp(
+    fun: Callable[..., tuple[T, U]],
+    *primals: Any,
+    has_aux: Literal[True],
+    reduce_axes: AxisName | Sequence[AxisName] = (),
+) -> tuple[T, VjpFn, U]: ...
+
+
+@overload
+def vjp(
+    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, reduce_axes: AxisName | Sequence[AxisName] = ()
+) -> tuple[Any, VjpFn] | tuple[Any, VjpFn, Any]: ...
+
+
+def vjp(
+    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, reduce_axes: AxisName | Sequence[AxisName] = ()
+) -> tuple[Any, VjpFn] | tuple[Any, VjpFn, Any]:
+    """Compute a vector-Jacobian product of `fun`: its value, and the map from output to input cotangents.
+
+    For a gradient of a scalar write `grad`; for functions of a module use the lifted `nn.vjp`, because a module's
+    variables are no primals here.
+
+    Args:
+        fun: The function. Its arguments and its output are arrays, scalars or pytrees of them.
+        *primals: Where to differentiate: one value for each positional argument of `fun`. Values that `fun` closes
+            over get no cotangent.
+        has_aux: `fun` returns a pair `(output, aux)`, and `aux` is not differentiated.
+        reduce_axes: Names of axes of enclosing `jax.vmap`s. The cotangent of a primal that does not vary over such an
+            axis is summed over it, and does not vary over it either; all other cotangents are per example. Without
+            it, all cotangents are per example.
+
+    Returns:
+        `(primals_out, vjp_fn)`, or `(primals_out, vjp_fn, aux)` if `has_aux`, where `primals_out` is `fun(*primals)`
+        and `vjp_fn` is a `VjpFn`: from one cotangent, structured as `primals_out`, to a tuple of one cotangent for
+        each primal.
+
+    Raises:
+        ArityError: `fun` can't be called with that many arguments, or at all.
+        AuxError: With `has_aux`, `fun` returned no pair.
+        ReduceAxesError: `reduce_axes` holds something that is no name of an axis bound here.
+
+    Example:
+        >>> import jax
+        >>> from liftax import ad
+        >>> def f(x, y):
+        ...     return jax.numpy.sin(x), jax.numpy.cos(y)
+        >>> primals_out, vjp_fn = ad.vjp(f, 0.5, 1.0)
+        >>> xbar, ybar = vjp_fn((-0.7, 0.3))
+        >>> print(f"{xbar:.6f} {ybar:.6f}")
+        -0.614308 -0.252441
+
+        One gradient of shared parameters `w` for a whole batch, and one of `x` for each example:
+
+        >>> def per_example(w, x):
+        ...     loss, vjp_fn = ad.vjp(lambda w, x: w * x**2, w, x, reduce_axes="batch")
+        ...     return vjp_fn(jax.numpy.ones_like(loss))
+        >>> batched = jax.vmap(per_example, in_axes=(None, 0), out_axes=(None, 0), axis_name="batch")
+        >>> w_ct, x_ct = batched(0.5, jax.numpy.array([1.0, 2.0, 3.0]))
+        >>> print(w_ct, x_ct)
+        14.0 [1. 2. 3.]
+    """
+    demand_callable(fun, "vjp")
+    pure = fun
+    if has_aux or reduce_axes != ():
+        axes = resolve_axes(reduce_axes)
+
+        def pure(*args: Any) -> Any:
+            out = fun(*(mark(args, axes) if axes else args))
+            return demand_pair(out, "vjp") if has_aux else out
+
+        functools.update_wrapper(pure, fun, updated=())  # JAX names fun, not pure, in its own errors and jaxprs
+    try:
+        primals_out, jax_vjp, *aux = jax.vjp(pure, *primals, has_aux=has_aux)
+    except TypeError as error:
+        explain_arity(fun, primals, {}, error)
+        raise
+    return primals_out, VjpFn(jax_vjp), *aux
