@@ -1,13 +1,16 @@
 """Sphinx configuration: MyST pages whose code is executed at build, and a reference read from the docstrings."""
 
 import importlib.metadata
+import re
+
+import liftax.errors
 
 project = "liftax"
 author = "The liftax authors"
 copyright = author
 release = version = importlib.metadata.version("liftax")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "jupyter_execute"]
 
 # Pages are notebooks in Markdown. An exception in a cell that is not tagged for it fails the build.
@@ -23,13 +26,45 @@ copybutton_exclude = ".linenos, .gp, .go"
 default_role = "code"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Source", "notes_style"), ("Example", "example_style")]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the Args sections say it in words; aliases would be spelled out in signatures
-autosummary_generate = False
 add_module_names = False
 nitpicky = True
 
 html_theme = "furo"
 html_title = f"liftax {release}"
 html_copy_source = False
+
+
+def resolve_name(app, env, node, contnode):
+    """Link the bare class names in `Raises` sections to the page of errors; leave names outside liftax unlinked."""
+    name = node["reftarget"].removeprefix("errors.")
+    if hasattr(liftax.errors, name):
+        domain, target = env.domains["py"], f"liftax.errors.{name}"
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "exc", target, node, contnode)
+    return None if name.startswith("liftax") else contnode
+
+
+unparsed = {}
+
+
+def before_napoleon(app, what, name, obj, options, lines):
+    """Keep the docstrings of properties that are one paragraph: napoleon takes what precedes a colon for a type."""
+    if what in ("attribute", "property") and "" not in lines[:-1]:
+        unparsed[name] = list(lines)
+
+
+def after_napoleon(app, what, name, obj, options, lines):
+    """Restore what `before_napoleon` kept, and escape what plain text may hold and reStructuredText would interpret."""
+    if name in unparsed:
+        lines[:] = unparsed.pop(name)
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line)  # `jax.Array`s
+            lines[i] = re.sub(r"(?<![\w`*\\])\*(?=\w+[,)])", r"\\*", line)  # (collection, *path)
+
+
+def setup(app):
+    app.connect("missing-reference", resolve_name)
+    app.connect("autodoc-process-docstring", before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", after_napoleon, priority=600)
