@@ -12,7 +12,10 @@ import jax.extend.core
 import jax.interpreters.ad
 import jax.interpreters.batching
 import jax.interpreters.mlir
+import jax.interpreters.partial_eval
 from jax.extend.core import Primitive
+
+from liftax.errors import LazyInitError
 
 __all__ = ["Primitive", "bound_axis_names", "is_tracer", "linear_in_first", "trace_state", "vjp_outputs"]
 
@@ -88,3 +91,54 @@ def linear_in_first(
     jax.interpreters.batching.fancy_primitive_batchers[prim] = batched
     jax.interpreters.mlir.register_lowering(prim, jax.interpreters.mlir.lower_fun(run, multiple_results=False))
     return prim
+
+
+def known_zero(x: Any) -> bool | None:
+    """Tell whether `x` is zero everywhere: True, False, or None where only running the program would tell.
+
+    A tracer that some equation of the program at hand computes counts as not zero, unless that equation spells out
+    zeros; a tracer that is an input of the program may be either. JAX 0.10 to 0.12 (`val`, `primal` and `parent` of
+    tracers).
+    """
+    if not is_tracer(x):
+        return not bool(jax.numpy.any(x != 0))
+    for inner in ("val", "primal"):  # what vmap, and what jvp and linearize, wrap
+        wrapped = getattr(x, inner, None)
+        if isinstance(wrapped, jax.Array):
+            return known_zero(wrapped)
+    equation = getattr(x, "parent", None)
+    if equation is None:
+        return None
+    operands = getattr(equation, "in_tracers", ())
+    literal = [getattr(o, "val", o) for o in operands]
+    spelled = getattr(equation, "primitive", None) is jax.extend.core.primitives.broadcast_in_dim_p
+    return bool(spelled and len(literal) == 1 and getattr(literal[0], "val", None) == 0)
+
+
+def partial_eval(fun: Callable[..., Any], known: Any, unknown: Any) -> Any:
+    """Return `fun(known, unknown)` where nothing of the result depends on the value of `unknown`.
+
+    `fun` is traced with types alone; what the result does not need of the program is cut away (`dce_jaxpr`), and the
+    rest is run. JAX 0.10 to 0.12 (`jax.interpreters.partial_eval.dce_jaxpr`).
+
+    Args:
+        fun: a function of two trees of arrays.
+        known: arrays.
+        unknown: arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        LazyInitError: the result depends on a value in `unknown`.
+    """
+    closed, shape = jax.make_jaxpr(fun, return_shape=True)(known, unknown)
+    jaxpr, used = jax.interpreters.partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    leaves = jax.tree.leaves(known)
+    if any(used[len(leaves) :]):
+        types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(unknown)]
+        at_fault = [str(t) for t, u in zip(types, used[len(leaves) :], strict=True) if u]
+        raise LazyInitError(
+            f"lazy_init: a variable's initial value depends on the value of an argument ({', '.join(at_fault)}), and "
+            "only its shape is known. Use init with real arrays, or initialize the variable from shapes alone."
+        )
+    inputs = [x for x, u in zip(leaves, used, strict=False) if u]
+    out = jax.core.eval_jaxpr(jaxpr, closed.consts, *inputs)
+    return jax.tree.unflatten(jax.tree.structure(shape), out)

@@ -194,9 +194,9 @@ def tree_mismatch(expected: PyTree, got: PyTree, *, any_for_float0: bool = True,
     if children is None and got_children is None:
         return _leaf_mismatch(expected, got, any_for_float0, keystr(path))
     if children is None or got_children is None or type(expected) is not type(got):
-        return Mismatch(keystr(path), describe(expected), describe(got))
+        return Mismatch(keystr(path), _plain(expected), describe(got))
     for key in [k for k in children if k not in got_children]:
-        return Mismatch(keystr((*path, *key)), describe(children[key]), "nothing there")
+        return Mismatch(keystr((*path, *key)), _plain(children[key]), "nothing there")
     for key in [k for k in got_children if k not in children]:
         return Mismatch(keystr((*path, *key)), "nothing there", describe(got_children[key]))
     for key, child in children.items():
@@ -248,6 +248,11 @@ def describe(x: Any) -> str:
     if isinstance(x, tuple | list):
         return f"{article} {type(x).__name__} of {len(x)}"
     return f"{article} {type(x).__name__}"
+
+
+def _plain(x: Any) -> str:
+    dtype = _dtype(x)
+    return describe(x) if dtype is None else _typestr(dtype, jnp.shape(x))
 
 
 def _typestr(dtype: Any, shape: tuple) -> str:

@@ -74,13 +74,14 @@ def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") 
 def mark(tree: PyTree, axes: tuple[AxisName, ...]) -> PyTree:
     """Return `tree` unchanged, with leaves whose cotangents are summed over `axes` where they do not vary over these.
 
-    Integers, Booleans and keys have no cotangent to sum and are left alone.
+    Integers, Booleans, keys and refs have no cotangent to sum and are left alone.
     """
     return jax.tree.map(lambda x: _mark_p.bind(x, x, axes=axes) if _is_inexact(x) else x, tree)
 
 
 def _is_inexact(x: Any) -> bool:
-    return jnp.issubdtype(jax.typeof(x).dtype, jnp.inexact)
+    aval = jax.typeof(x)
+    return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
 def _check_axis(name: Any, what: str) -> None:
