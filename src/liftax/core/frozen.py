@@ -1,0 +1,65 @@
+"""FrozenDict: an immutable mapping that can be hashed, for attributes of modules that are dicts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class FrozenDict(Mapping[K, V], Generic[K, V]):
+    """An immutable mapping: a pytree, hashable if its values are. Nested mappings are frozen too.
+
+    Example:
+        >>> from liftax import nn
+        >>> d = nn.FrozenDict({'a': {'b': 1}})
+        >>> d['a']['b'], dict(d)
+        (1, {'a': FrozenDict({'b': 1})})
+    """
+
+    __slots__ = ("_data", "_hash")
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        data = {k: FrozenDict(v) if isinstance(v, Mapping) else v for k, v in dict(*args, **kwargs).items()}
+        object.__setattr__(self, "_data", data)
+        object.__setattr__(self, "_hash", None)
+
+    def __getitem__(self, key: K) -> V:
+        return self._data[key]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("A FrozenDict can't be changed. Make a new one: FrozenDict({**old, key: value}).")
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"FrozenDict({self._data!r})"
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash(frozenset(self._data.items())))
+        return self._hash
+
+    def __reduce__(self) -> Any:
+        return FrozenDict, (dict(self._data),)
+
+    def unfreeze(self) -> dict[K, Any]:
+        """Return a plain, mutable copy."""
+        return {k: v.unfreeze() if isinstance(v, FrozenDict) else v for k, v in self._data.items()}
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """Flatten as JAX flattens a dict: by sorted keys."""
+        keys = tuple(sorted(self._data))  # type: ignore[type-var]
+        return tuple((jax.tree_util.DictKey(k), self._data[k]) for k in keys), keys
+
+    @classmethod
+    def tree_unflatten(cls, keys: Any, values: Any) -> "FrozenDict[Any, Any]":
+        """Undo `tree_flatten_with_keys`."""
+        return cls(zip(keys, values, strict=True))

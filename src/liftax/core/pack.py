@@ -1,0 +1,405 @@
+"""The lift: from stateful targets to pytrees and back, in three verbs.
+
+    unbind  : target -> (variables grouped by filter, keys)        before the JAX call
+    bind    : (variables, keys) -> inner target                     inside the function that JAX transforms
+    collect : inner target -> state it wrote                        inside, an explicit output
+    commit  : state -> ()                                           after the JAX call
+
+A transform is a straight line around one call to JAX:
+
+    packed = unbind(target, filters, rngs, 'vjp')
+    def pure(groups, *args):
+        with packed.bind(groups, packed.keys) as inner:
+            return fn(inner.target, *args), inner.collect()
+    out, state = jax_transform(pure)(packed.groups, *args)
+    packed.commit(state)
+
+A target is a `Scope`, a `Liftable` (a Module), or a tree of these. A scope gets an inner scope of its own. A module is
+*rebound*: it and every module that it reaches point at inner scopes while the block runs and are put back after it. So
+a function that uses the module through a closure sees the same variables as one that uses its argument, and JAX may
+trace the block later, as often as it likes. Everything reached is packed once: a scope that lies under another one, or
+that is reached twice, belongs to the outermost, first one.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from liftax import errors
+from liftax.core import filters
+from liftax.core.calls import calls
+from liftax.core.scope import Scope, Store, copied
+from liftax.typing import Filter, Path, PRNGKey
+
+Groups = tuple[tuple[dict[str, Any], ...], ...]
+"""For each filter, for each packed root: collection -> nested dict."""
+
+
+class Liftable(Protocol):
+    """What a transform can be lifted over besides scopes: an object that reads its variables through `.scope`."""
+
+    scope: Any
+
+    def lift_parts(self) -> "Sequence[tuple[Path, Liftable]]":
+        """Return everything of its kind that it reaches, itself first, each with the field path that leads there."""
+        ...
+
+    def lift_snapshot(self) -> Any:
+        """Return its state, to be installed later, maybe several times."""
+        ...
+
+    def lift_install(self, snapshot: Any, scope: Scope) -> Any:
+        """Take on the state of `snapshot`, bound to `scope`; return what `lift_restore` needs."""
+        ...
+
+    def lift_restore(self, saved: Any) -> Any:
+        """Go back to the state before `lift_install`; return names used meanwhile, for `lift_continue`."""
+        ...
+
+    def lift_continue(self, names: Any) -> None:
+        """Continue automatic naming after `names`."""
+        ...
+
+
+class State(NamedTuple):
+    """What a run of the inner target did to variables, for each packed root. A pytree.
+
+    Args:
+        written: (collection, *path, name) -> last value, of what was written and of nothing else.
+        created: the same keys -> initial value, of what did not exist before.
+    """
+
+    written: tuple[dict[Path, Any], ...]
+    created: tuple[dict[Path, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Where each packed root shows in a tree shaped like the target. Static and hashable.
+
+    Args:
+        treedef: the target's structure, with a leaf for each scope or module.
+        slots: for each leaf: (prefix in the leaf's dict, index of the root, path below the root, owns it).
+    """
+
+    treedef: Any
+    slots: tuple[tuple[tuple[Path, int, Path, bool], ...], ...]
+
+    def assemble(self, roots: Sequence[Mapping[str, Any]]) -> Any:
+        """Arrange one `{collection: tree}` for each root like the target."""
+        return self.treedef.unflatten([self._leaf(slots, roots) for slots in self.slots])
+
+    def _leaf(self, slots: tuple[tuple[Path, int, Path, bool], ...], roots: Sequence[Mapping[str, Any]]) -> Any:
+        if len(slots) == 1 and not slots[0][0] and not slots[0][2]:
+            return roots[slots[0][1]]
+        leaf: dict[str, Any] = {}
+        for prefix, index, below, _ in slots:
+            for col, tree in roots[index].items():
+                for name in below:
+                    tree = tree.get(name) if isinstance(tree, Mapping) else None
+                if tree is not None:
+                    leaf[col] = _inserted(leaf.get(col, {}), prefix, tree)
+        return leaf
+
+    def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
+        """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root."""
+        leaves = self._leaves(tree, what, error)
+        roots: list[dict[str, Any]] = [{} for _ in range(1 + max(s[1] for slots in self.slots for s in slots))]
+        for slots, leaf in zip(self.slots, leaves, strict=True):
+            leaf = copied(leaf) if len(slots) > 1 or slots[0][2] else dict(leaf)
+            for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
+                for col in list(leaf):
+                    part = _removed(leaf, col, prefix)
+                    if part is None or (not owns and not part):
+                        continue
+                    _graft(roots[index], (col, *below), part, what, error)
+        return tuple(roots)
+
+    def _leaves(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> list[Any]:
+        is_leaf = lambda x: isinstance(x, Mapping)  # noqa: E731
+        try:
+            leaves = self.treedef.flatten_up_to(tree)
+        except ValueError:
+            got = jax.tree.structure(tree, is_leaf=is_leaf)
+            raise error(
+                f"{what}: expected variables' values shaped like the target, {self.treedef}, with a mapping "
+                f"{{collection: tree}} for each *; got {got}."
+            ) from None
+        for leaf in leaves:
+            if not isinstance(leaf, Mapping):
+                raise error(
+                    f"{what}: expected a mapping {{collection: tree}} for the variables, such as {{'params': …}}, "
+                    f"got {type(leaf).__name__}."
+                )
+        return leaves
+
+
+class Packed:
+    """A target taken apart. Made by `unbind`; see the module's docstring."""
+
+    __slots__ = (
+        "after", "counters", "frame", "groups", "included", "inner_mutable", "keys", "leaves", "name", "names", "parts", "replay", "roots",
+        "view",
+    )  # fmt: skip
+
+    roots: tuple[Scope, ...]
+    groups: Groups
+    keys: tuple[dict[str, PRNGKey], ...]
+
+    def bind(self, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]) -> "Bound":
+        """Return the context in which the target holds the variables `groups`, and `keys`."""
+        return Bound(self, groups, keys)
+
+    def include(self, state: State, filter_: Filter) -> bool:
+        """Add variables in `filter_` that a run created to the first group; tell whether there were any.
+
+        A transform with respect to variables calls this after its JAX call: what did not exist yet was created in that
+        run, so the transform runs again, now with respect to it.
+        """
+        found = False
+        for i, created in enumerate(state.created):
+            group, drawn = self.groups[0][i], self.after[i][0]
+            for key, value in created.items():
+                col, *path, name = key
+                if not filters.in_filter(filter_, col):
+                    continue
+                if not self.included[i]:
+                    group.update({c: copied(tree) for c, tree in group.items()})
+                tree = group.setdefault(col, {})
+                for step in path:
+                    tree = tree.setdefault(step, {})
+                tree[name] = value
+                self.included[i][key] = value
+                self.replay[i][key] = drawn[key]
+                found = True
+        return found
+
+    def commit(self, state: State) -> None:
+        """Write what a run changed outward: state, rng counters, automatic names."""
+        for i, scope in enumerate(self.roots):
+            for (col, *path, name), value in (*self.included[i].items(), *state.written[i].items()):
+                scope.at(tuple(path)).put_variable(col, name, value)
+            for path, counts in self.after[i][1].items():
+                scope.store.counters.setdefault(path, {}).update(counts)
+        for module, names in self.names:
+            if names:
+                module.lift_continue(names)
+
+
+class Bound:
+    """The context that `Packed.bind` returns, and, inside it, the inner target."""
+
+    __slots__ = ("_frame", "_groups", "_keys", "_saved", "_scopes", "packed", "target")
+
+    def __init__(self, packed: Packed, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]):
+        self.packed = packed
+        self._groups = groups
+        self._keys = keys
+
+    def __enter__(self) -> "Bound":
+        packed = self.packed
+        scopes = []
+        for i, outer in enumerate(packed.roots):
+            variables: dict[str, Any] = {}
+            for group in self._groups:
+                variables.update(group[i])
+            mutable = packed.inner_mutable[i]
+            for col in variables:
+                if filters.in_filter(mutable, col):
+                    variables[col] = copied(variables[col])
+            store = Store(
+                variables, self._keys[i], mutable, outer.store.flags, packed.name, outer.path, outer.store.collections()
+            )
+            store.counters = {path: dict(counts) for path, counts in packed.counters[i].items()}
+            store.replay = dict(packed.replay[i])
+            scopes.append(Scope(store, None, outer.name, outer.path))
+        self._scopes = scopes
+        self._frame = calls.top
+        self._saved = saved = []
+        leaves = []
+        for leaf, parts in zip(packed.leaves, packed.parts, strict=True):
+            for module, snapshot, index, below in parts:
+                scope = scopes[index].at(below) if below else scopes[index]
+                if module is None:
+                    leaf = scope
+                else:
+                    saved.append((module, module.lift_install(snapshot, scope)))
+            leaves.append(leaf)
+        self.target = packed.view.treedef.unflatten(leaves)
+        calls.top = packed.frame
+        return self
+
+    def collect(self) -> State:
+        """Return the state that was written so far, as a pytree: an explicit output of the transformed function."""
+        return State(tuple(s.store.written for s in self._scopes),
+                     tuple({k: v for k, (v, _) in s.store.created.items()} for s in self._scopes))  # fmt: skip
+
+    def __exit__(self, *exception: object) -> None:
+        calls.top = self._frame
+        packed = self.packed
+        packed.names = [(module, module.lift_restore(saved)) for module, saved in reversed(self._saved)]
+        for scope in self._scopes:
+            scope.store.dead = True
+        packed.after = tuple(
+            ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in self._scopes
+        )
+
+
+def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Packed:
+    """Take `target` apart.
+
+    Args:
+        target: a Scope, a Liftable, or a tree of them.
+        groups: filters; each collection goes to the first that matches, or stays out of reach.
+        rngs: which rng streams go along. While initializing, `'params'` always does: variables are made from it.
+        name: the transform's name, for error texts.
+
+    Raises:
+        TransformTargetError: no scope, module or tree of these.
+        UnboundModuleError: a module that holds no variables.
+        InvalidScopeError: its call or transform has ended.
+    """
+    leaves, treedef = _leaves(target, name)
+    found = [_reached(leaf, name) for leaf in leaves]
+    roots = _outermost([scope for parts in found for _, scope, _ in parts])
+    packed = Packed()
+    packed.name = name
+    packed.leaves = leaves
+    packed.roots = roots
+    packed.frame = calls.top if len(leaves) != 1 or found[0][0][2] is None else calls.top._replace(module=leaves[0])
+    packed.parts = []
+    slots = []
+    owned: set[int] = set()
+    seen: set[int] = set()
+    for parts in found:
+        row: list[tuple[Path, int, Path, bool]] = []
+        rebound = []
+        for prefix, scope, module in parts:
+            index, below = _locate(scope, roots)
+            if id(module) not in seen:
+                rebound.append((module, None if module is None else module.lift_snapshot(), index, below))
+            if module is not None:
+                seen.add(id(module))
+            if not prefix or (index not in owned and not below):
+                owns = not below and index not in owned
+                if owns:
+                    owned.add(index)
+                row.append((prefix, index, below, owns))
+        slots.append(tuple(row))
+        packed.parts.append(rebound)
+    packed.view = View(treedef, tuple(slots))
+    grouped = [filters.group(_variables(scope), groups) for scope in roots]
+    packed.groups = tuple(tuple(g[i] for g in grouped) for i in range(len(groups)))
+    packed.keys = tuple(_keys(scope, rngs) for scope in roots)
+    reach: Filter = False
+    for filter_ in groups:
+        reach = filters.union(reach, filter_)
+    packed.inner_mutable = tuple(filters.intersect(scope.store.mutable, reach) for scope in roots)
+    packed.counters = tuple(
+        {p: dict(c) for p, c in scope.store.counters.items() if p[: len(scope.path)] == scope.path} for scope in roots
+    )
+    packed.included = tuple({} for _ in roots)
+    packed.replay = tuple({} for _ in roots)
+    packed.after = tuple(({}, {}) for _ in roots)
+    packed.names = ()
+    return packed
+
+
+_ONE_LEAF = jax.tree.structure(0)
+
+
+def is_target(x: Any) -> bool:
+    """Tell whether `x` is a scope or a `Liftable`."""
+    return isinstance(x, Scope) or hasattr(type(x), "lift_parts")
+
+
+def _leaves(target: Any, name: str) -> tuple[list[Any], Any]:
+    if is_target(target):
+        return [target], _ONE_LEAF
+    leaves, treedef = jax.tree.flatten(target, is_leaf=is_target)
+    wrong = [x for x in leaves if not is_target(x)]
+    if wrong or not leaves:
+        got = f"{type(wrong[0]).__name__}" if wrong else f"an empty {type(target).__name__}"
+        raise errors.TransformTargetError(
+            f"{name}: got {got} where a bound Module, a Scope, or a tree of these is expected. The call is "
+            f"{name}(fn, module, *args): the module comes right after the function."
+        )
+    return leaves, treedef
+
+
+def _reached(leaf: Any, name: str) -> list[tuple[Path, Scope, Any]]:
+    if isinstance(leaf, Scope):
+        parts = [((), leaf, None)]
+    else:
+        if leaf.scope is None:
+            raise errors.UnboundModuleError(
+                f"{name}: the module {type(leaf).__name__} is not bound: it holds no variables. Make it inside a "
+                "@compact method or assign it in setup, or run this inside init or apply, or bind it with "
+                "module.bind(variables)."
+            )
+        parts = [(prefix, part.scope, part) for prefix, part in leaf.lift_parts() if part.scope is not None]
+    for _, scope, _ in parts:
+        if scope.store.dead:
+            scope._raise_dead()
+    return parts
+
+
+def _outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
+    """Drop scopes that lie at or below another one, keeping the order of first appearance."""
+    unique = list(dict.fromkeys(scopes))
+    if len(unique) == 1:
+        return (unique[0],)
+    return tuple(s for s in unique if not any(t is not s and _below(s, t) is not None for t in unique))
+
+
+def _below(scope: Scope, top: Scope) -> Path | None:
+    n = len(top.path)
+    return scope.path[n:] if scope.store is top.store and scope.path[:n] == top.path else None
+
+
+def _locate(scope: Scope, roots: tuple[Scope, ...]) -> tuple[int, Path]:
+    for i, root in enumerate(roots):
+        below = _below(scope, root)
+        if below is not None:
+            return i, below
+    raise AssertionError(f"{scope} lies under none of the packed scopes {roots}")
+
+
+def _variables(scope: Scope) -> dict[str, Any]:
+    found = ((col, scope.collection(col)) for col in scope.store.variables)
+    return {col: tree for col, tree in found if tree}
+
+
+def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
+    always = scope.store.flags.get("initializing")
+    return {k: v for k, v in scope.store.keys.items() if filters.in_filter(rngs, k) or (always and k == "params")}
+
+
+def _inserted(tree: Any, prefix: Path, part: Any) -> Any:
+    if not prefix:
+        return {**tree, **part} if tree else part
+    name, *rest = prefix
+    return {**tree, name: _inserted(tree.get(name, {}), tuple(rest), part)}
+
+
+def _removed(leaf: dict[str, Any], col: str, prefix: Path) -> Any:
+    if not prefix:
+        return leaf.pop(col)
+    tree = leaf.get(col)
+    for name in prefix[:-1]:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree.pop(prefix[-1], None) if isinstance(tree, dict) else None
+
+
+def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[errors.LiftaxError]) -> None:
+    for name in path[:-1]:
+        root = root.setdefault(name, {})
+    if isinstance(root.get(path[-1]), Mapping) and isinstance(part, Mapping):
+        for name, sub in part.items():
+            _graft(root[path[-1]], (name,), sub, what, error)
+    elif path[-1] in root:
+        raise error(f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it.")
+    else:
+        root[path[-1]] = part

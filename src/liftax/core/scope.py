@@ -1,0 +1,526 @@
+"""Scope: a cursor into a tree of variables and rng streams.
+
+All scopes of one call share a `Store`, which owns the variables, the keys and the rules (what is mutable, which trace
+may write). A scope adds only where it is: its path. So making a child costs little, and a store can be declared dead
+when its call or transform ends, which every scope into it then reports.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+
+from liftax import _compat, errors
+from liftax.core import meta, rngs
+from liftax.core.filters import in_filter
+from liftax.core.shapes import initialized_shapes
+from liftax.typing import Filter, Path, PRNGKey
+
+T = TypeVar("T")
+
+_EMPTY: Mapping[str, Any] = {}
+_MISSING = object()
+
+
+class Store:
+    """What all scopes of one call share.
+
+    Args:
+        variables: collection -> nested dict. Mutable collections are changed in place: hand in copies.
+        keys: rng stream -> key.
+        mutable: which collections may be written.
+        flags: facts about the call, such as `initializing`.
+        owner: what the store belongs to, for error texts: `apply`, `vjp`, …
+        root_path: the path of the scope at its root.
+        known: collections that exist further out, for error texts about filters.
+    """
+
+    __slots__ = (
+        "adopted", "counters", "created", "dead", "flags", "keys", "known", "mutable", "owner", "replay", "root_path",
+        "trace", "variables", "written", "__weakref__", "_mutable",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        variables: dict[str, Any],
+        keys: Mapping[str, PRNGKey],
+        mutable: Filter,
+        flags: Mapping[str, Any],
+        owner: str,
+        root_path: Path = (),
+        known: frozenset[str] = frozenset(),
+    ):
+        self.variables = variables
+        self.keys = keys
+        self.mutable = mutable
+        self.flags = flags
+        self.owner = owner
+        self.root_path = root_path
+        self.known = known
+        self.counters: dict[Path, dict[str, int]] = {}  # path -> stream -> number of draws so far
+        self.written: dict[Path, Any] = {}  # (collection, *path from the root, name) -> last value put there
+        self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
+        self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
+        self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
+        self.trace = _compat.trace_state()
+        self.dead = False
+        self._mutable: dict[str, bool] = {}
+
+    def is_mutable(self, col: str) -> bool:
+        try:
+            return self._mutable[col]
+        except KeyError:
+            return self._mutable.setdefault(col, in_filter(self.mutable, col))
+
+    def collections(self) -> frozenset[str]:
+        """The names of all collections that exist here or further out."""
+        return self.known | self.variables.keys()
+
+
+class Scope:
+    """A cursor into variables and rng streams. Functions of a scope are made pure by `core.init` and `core.apply`.
+
+    Args:
+        store: what is shared with all scopes of the call.
+        parent: the scope that this one is a child of.
+        name: the name under the parent.
+        path: the names from the root of the variables down to here.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import core
+        >>> def dense(scope, x, features):
+        ...     kernel = scope.param('kernel', jax.nn.initializers.ones, (x.shape[-1], features))
+        ...     return x @ kernel
+        >>> y, variables = core.init(dense)(jax.random.key(0), jnp.ones(3), 2)
+        >>> core.apply(dense)(variables, jnp.ones(3), 2)
+        Array([3., 3.], dtype=float32)
+    """
+
+    __slots__ = ("_cols", "_counts", "name", "parent", "path", "reservations", "store")
+
+    def __init__(self, store: Store, parent: "Scope | None" = None, name: str | None = None, path: Path = ()):
+        self.store = store
+        self.parent = parent
+        self.name = name
+        self.path = path
+        self.reservations: dict[str, set[str | None]] = {}
+        self._cols: dict[str, Any] = store.variables if parent is None else {}
+        self._counts: dict[str, int] | None = None
+
+    # Two scopes at the same place of the same store behave alike.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scope) and self.store is other.store and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash((id(self.store), self.path))
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path_text}{', ended' if self.store.dead else ''})"
+
+    @property
+    def scope(self) -> "Scope":
+        """The scope itself: scopes and modules are both read through `.scope`."""
+        return self
+
+    @property
+    def root(self) -> "Scope":
+        """The outermost scope of this call."""
+        return self if self.parent is None else self.parent.root
+
+    @property
+    def path_text(self) -> str:
+        """The path as text: `/Encoder_0/Dense_1`."""
+        return "/" + "/".join(self.path)
+
+    @property
+    def mutable(self) -> Filter:
+        """Which collections may be written."""
+        return self.store.mutable
+
+    @property
+    def rngs(self) -> Mapping[str, PRNGKey]:
+        """The keys of the rng streams, as given at the root."""
+        return self.store.keys
+
+    @property
+    def invalid(self) -> bool:
+        """Whether the call or transform that owned this scope has ended."""
+        return self.store.dead
+
+    def has_flag(self, key: str) -> bool:
+        """Tell whether the call carries the flag `key`."""
+        return key in self.store.flags
+
+    def get_flag(self, key: str, default: Any = None) -> Any:
+        """Return the flag `key` of the call, or `default`."""
+        return self.store.flags.get(key, default)
+
+    # --- children ----------------------------------------------------------------------------------------------------
+
+    def name_reserved(self, name: str, col: str | None = None) -> bool:
+        """Tell whether `name` is taken: by a child, or by a variable of the collection `col` (None: of any)."""
+        taken = self.reservations.get(name)
+        return taken is not None and (col is None or None in taken or col in taken)
+
+    def reserve(self, name: str, col: str | None = None) -> None:
+        """Take `name` for a child (`col=None`) or for a variable of the collection `col`.
+
+        Raises:
+            NameInUseError: it is taken already.
+        """
+        taken = self.reservations.get(name)
+        if taken is None:
+            if not isinstance(name, str):
+                raise TypeError(f"A name is a string, got {name!r} of type {type(name).__name__} at {self.path_text}.")
+            self.reservations[name] = {col}
+        elif col is None or None in taken or col in taken:
+            raise errors.NameInUseError(
+                f"The name {name!r} is in use at {self.path_text}: a "
+                f"{'submodule' if None in taken else 'variable'} there has it already. Choose another name, or make "
+                "it once and use it twice to share it."
+            )
+        else:
+            taken.add(col)
+
+    def default_name(self, prefix: str) -> str:
+        """Return the first of `prefix0`, `prefix1`, … that is free."""
+        return next(n for i in itertools.count() if (n := f"{prefix}{i}") not in self.reservations)
+
+    def push(self, name: str | None = None, prefix: str = "", reuse: bool = False) -> "Scope":
+        """Make a child.
+
+        Args:
+            name: its name; None for a free one that starts with `prefix`.
+            prefix: see `name`.
+            reuse: take the name even if it is in use, and so share the variables.
+        """
+        if self.store.dead:
+            self._raise_dead()
+        if name is None:
+            name = self.default_name(prefix)
+        if not reuse or name not in self.reservations:
+            self.reserve(name)
+        return Scope(self.store, self, name, (*self.path, name))
+
+    def child(
+        self, fn: Callable[..., Any], name: str | None = None, prefix: str | None = None, **kwargs: Any
+    ) -> Callable[..., Any]:
+        """Return `fn` with a child scope as its first argument; each call of the result uses the same variables."""
+        scope = self.push(name, f"{getattr(fn, '__name__', '')}_" if prefix is None else prefix)
+
+        def called(*args: Any, **more: Any) -> Any:
+            with jax.named_scope(str(scope.name)):
+                return fn(scope.rewound(), *args, **kwargs, **more)
+
+        return called
+
+    def rewound(self, rewind_rngs: bool = False) -> "Scope":
+        """Return this scope with every name free again, and its rng counters at zero if `rewind_rngs`."""
+        if self.store.dead:
+            self._raise_dead()
+        scope = Scope(self.store, self.parent, self.name, self.path)
+        if rewind_rngs:
+            for path in [p for p in self.store.counters if p[: len(self.path)] == self.path]:
+                self.store.counters[path] = {}
+        return scope
+
+    def at(self, path: Path) -> "Scope":
+        """Return the scope `path` below this one, reserving nothing."""
+        scope = self
+        for name in path:
+            scope = Scope(scope.store, scope, name, (*scope.path, name))
+        return scope
+
+    # --- rngs --------------------------------------------------------------------------------------------------------
+
+    def has_rng(self, name: str) -> bool:
+        """Tell whether the rng stream `name` was given."""
+        return name in self.store.keys
+
+    def make_rng(self, name: str = "params") -> PRNGKey:
+        """Draw a fresh key from the stream `name`, or from `'params'` if there is no such stream.
+
+        Raises:
+            InvalidRngError: neither stream was given.
+        """
+        store = self.store
+        if store.dead:
+            self._raise_dead()
+        key = store.keys.get(name)
+        if key is None:
+            key = store.keys.get("params")
+            if key is None:
+                raise errors.InvalidRngError(self._no_rng(name))
+            name = "params"
+        counts = self._counts
+        if counts is None:
+            counts = self._counts = store.counters.setdefault(self.path, {})
+        count = counts[name] = counts.get(name, 0) + 1
+        return rngs.fold(key, *self.path, count)
+
+    def _no_rng(self, name: str) -> str:
+        given = ", ".join(repr(k) for k in self.store.keys) or "none"
+        return (
+            f"{self.path_text} needs a key of the rng stream {name!r}, and the streams given are: {given}. "
+            f"Pass rngs={{{name!r}: jax.random.key(seed)}}."
+        )
+
+    # --- variables ---------------------------------------------------------------------------------------------------
+
+    def is_mutable_collection(self, col: str) -> bool:
+        """Tell whether the collection `col` may be written."""
+        return self.store.is_mutable(col)
+
+    def is_collection_empty(self, col: str) -> bool:
+        """Tell whether the collection `col` holds nothing, in the whole tree."""
+        return not self.store.variables.get(col)
+
+    def variables(self) -> dict[str, Any]:
+        """Return the variables at and below this scope: collection -> nested dict. Changing it changes nothing here."""
+        if self.store.dead:
+            self._raise_dead()
+        found = ((col, self.collection(col)) for col in self.store.variables)
+        return {col: copied(tree) for col, tree in found if tree is not _EMPTY}
+
+    def collection(self, col: str) -> Mapping[str, Any]:
+        """Return what the collection `col` holds here, to be read only: an empty mapping if nothing."""
+        tree = self._cols.get(col)
+        if tree is None:
+            if self.parent is None:
+                return _EMPTY
+            tree = self.parent.collection(col).get(self.name)  # type: ignore[arg-type]
+            if tree is None:
+                return _EMPTY
+            self._cols[col] = tree
+        return tree
+
+    def _writable(self, col: str) -> dict[str, Any]:
+        tree = self._cols.get(col)
+        if tree is None:
+            holder = self.store.variables if self.parent is None else self.parent._writable(col)
+            tree = self._cols[col] = holder.setdefault(col if self.parent is None else str(self.name), {})
+        return tree
+
+    def has_variable(self, col: str, name: str) -> bool:
+        """Tell whether the variable exists."""
+        return name in self.collection(col)
+
+    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
+        """Return the value of a variable, in its box if it has one, or `default`."""
+        if self.store.dead:
+            self._raise_dead()
+        return self.collection(col).get(name, default)
+
+    def put_variable(self, col: str, name: str, value: Any) -> None:
+        """Write a variable.
+
+        Raises:
+            ModifyScopeVariableError: its collection is immutable.
+            JaxTransformError: this is the inside of a raw JAX transform, the variable lives outside of it.
+            InvalidScopeError: the call or transform that owns the variable has ended.
+        """
+        store = self.store
+        if store.dead:
+            self._raise_dead()
+        if not store.is_mutable(col):
+            raise errors.ModifyScopeVariableError(
+                f"{col}/{name} at {self.path_text} can't be written: the collection {col!r} is immutable in this "
+                f"{store.owner}. Pass mutable=[{col!r}] to apply, and use the variables that it returns."
+            )
+        if _compat.trace_state() != store.trace:
+            raise errors.JaxTransformError(
+                f"{col}/{name} at {self.path_text} is written inside a JAX transform that started after this "
+                f"{store.owner} did; its value would leak out of the transform. Use the lifted transform "
+                "(nn.grad, nn.vjp, nn.jvp, nn.vmap, nn.scan, nn.cond, nn.jit, nn.remat, … in place of jax.…), or "
+                "return the value and write it outside. Reading a variable there is fine."
+            )
+        tree = self._writable(col)
+        _merge(tree, name, value)
+        store.written[(col, *self.path[len(store.root_path) :], name)] = tree[name]
+
+    def variable(
+        self,
+        col: str,
+        name: str,
+        init_fn: Callable[..., Any] | None = None,
+        *init_args: Any,
+        unbox: bool = True,
+        **init_kwargs: Any,
+    ) -> "Variable[Any]":
+        """Declare a variable: create it with `init_fn(*init_args, **init_kwargs)` if it does not exist.
+
+        Args:
+            col: its collection.
+            name: its name.
+            init_fn: called only if the variable does not exist; None if it must.
+            *init_args: handed to `init_fn`; no key among them unless you draw one.
+            unbox: read through boxes with metadata.
+            **init_kwargs: handed to `init_fn`.
+
+        Raises:
+            ScopeCollectionNotFound, ScopeVariableNotFoundError: it does not exist and can't be created.
+        """
+        self.reserve(name, col)
+        if name not in self.collection(col):
+            if init_fn is None or not self.store.is_mutable(col):
+                raise self._not_found(col, name, errors.ScopeVariableNotFoundError)
+            self._create(col, name, lambda: init_fn(*init_args, **init_kwargs))
+        elif self.store.replay:
+            self._replay(col, name)
+        return Variable(self, col, name, unbox)
+
+    def param(
+        self, name: str, init_fn: Callable[..., Any], *init_args: Any, unbox: bool = True, **init_kwargs: Any
+    ) -> Any:
+        """Declare a parameter and return its value: `init_fn(key, *init_args, **init_kwargs)` if it does not exist.
+
+        Args:
+            name: its name in the collection `'params'`.
+            init_fn: an initializer; on `apply` it says which shape to expect.
+            *init_args: most often the shape and the dtype.
+            unbox: return the plain value of a box with metadata.
+            **init_kwargs: handed to `init_fn`.
+
+        Raises:
+            ScopeParamShapeError: the parameter exists with another shape.
+            ScopeCollectionNotFound, ScopeParamNotFoundError: it does not exist and can't be created.
+        """
+        self.reserve(name, "params")
+        store = self.store
+        if store.dead:
+            self._raise_dead()
+        value = self.collection("params").get(name, _MISSING)
+        if value is _MISSING:
+            if not store.is_mutable("params"):
+                raise self._not_found("params", name, errors.ScopeParamNotFoundError)
+            value = self._create("params", name, lambda: init_fn(self.make_rng("params"), *init_args, **init_kwargs))
+            return meta.unbox(value) if unbox else value
+        if store.replay:
+            self._replay("params", name)
+        plain = meta.unbox(value)
+        self._check_shape(name, plain, init_fn, init_args, init_kwargs)
+        return plain if unbox else value
+
+    def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
+        before = dict(self.store.counters.get(self.path, _EMPTY))
+        value = make()
+        self.put_variable(col, name, value)
+        after = self.store.counters.get(self.path, _EMPTY)
+        drawn = {stream: n - before.get(stream, 0) for stream, n in after.items()}
+        self.store.created[(col, *self.path[len(self.store.root_path) :], name)] = (value, drawn)
+        return value
+
+    def _replay(self, col: str, name: str) -> None:
+        """Count the draws that creating this variable took, in the run that follows the one that created it."""
+        drawn = self.store.replay.pop((col, *self.path[len(self.store.root_path) :], name), None)
+        if drawn:
+            counts = self.store.counters.setdefault(self.path, {})
+            for stream, n in drawn.items():
+                counts[stream] = counts.get(stream, 0) + n
+
+    def _check_shape(
+        self, name: str, value: Any, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        # The contract of an initializer is that it takes the shape first. Where the parameter has that shape there is
+        # nothing to trace; where not, the initializer itself decides.
+        if args and getattr(value, "shape", None) == args[0] and getattr(init_fn, "__module__", "") in _TRUSTED:
+            return
+        got = [np.shape(x) for x in jax.tree.leaves(value)]
+        expected = initialized_shapes(init_fn, args, kwargs)
+        if got != expected:
+            one = len(got) == len(expected) == 1
+            raise errors.ScopeParamShapeError(
+                f"The parameter {name!r} at {self.path_text} has shape{'' if one else 's'} "
+                f"{got[0] if one else got}, and its initializer expects {expected[0] if one else expected}. Were the "
+                "variables made for inputs or hyperparameters of another size?"
+            )
+
+    def _not_found(self, col: str, name: str, cls: type[errors.LiftaxError]) -> errors.LiftaxError:
+        here = self.collection(col)
+        if self.is_collection_empty(col):
+            cls = errors.ScopeCollectionNotFound
+            known = ", ".join(repr(k) for k in self.store.variables) or "none"
+            why = f"the collection {col!r} is {'empty' if col in self.store.variables else 'missing'} (given: {known})"
+        elif here:
+            why = f"this module has {', '.join(map(repr, here))} there.{errors.nearest(name, here)}"
+        else:
+            why = f"the collection {col!r} has nothing for this module"
+        return cls(
+            f"{col}/{name} at {self.path_text} does not exist, and can't be created in this {self.store.owner}: {why}. "
+            "Use variables from init of the same module with the same settings, or make the collection mutable."
+        )
+
+    def _raise_dead(self) -> None:
+        raise errors.InvalidScopeError(
+            f"The scope {self.path_text} was used after its {self.store.owner} had ended. A module made or bound "
+            "inside a call or a transform holds its variables only until the end of it: return arrays from it, not "
+            "modules or scopes."
+        )
+
+
+class Variable(Generic[T]):
+    """A handle to one variable: `.value` reads and writes it.
+
+    Args:
+        scope: where the variable lives: a scope, or a module, through whichever scope it is bound to at the time.
+        collection: the collection's name.
+        name: the variable's name.
+        unbox: read and write through boxes with metadata.
+    """
+
+    __slots__ = ("_owner", "collection", "name", "unbox", "__weakref__")
+
+    def __init__(self, scope: Any, collection: str, name: str, unbox: bool = True):
+        self._owner = scope
+        self.collection = collection
+        self.name = name
+        self.unbox = unbox
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that the variable lives in."""
+        return self._owner.scope
+
+    @property
+    def value(self) -> T:
+        """The value of the variable."""
+        scope = self.scope
+        value = scope.get_variable(self.collection, self.name, _MISSING)
+        if value is _MISSING:
+            raise scope._not_found(self.collection, self.name, errors.ScopeVariableNotFoundError)
+        return meta.unbox(value) if self.unbox else value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        scope = self.scope
+        if self.unbox:
+            value = meta.replace_boxed(scope.get_variable(self.collection, self.name), value)
+        scope.put_variable(self.collection, self.name, value)
+
+    def is_mutable(self) -> bool:
+        """Tell whether the variable may be written."""
+        return self.scope.is_mutable_collection(self.collection)
+
+    def __repr__(self) -> str:
+        return f"Variable({self.collection}/{self.name} at {self.scope.path_text})"
+
+
+_TRUSTED = frozenset({jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal(1.0).__module__})
+
+
+def copied(tree: Any) -> Any:
+    """Copy nested mappings into plain dicts, sharing the leaves."""
+    return {k: copied(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _merge(tree: dict[str, Any], name: str, value: Any) -> None:
+    # In place, so that scopes that hold a reference to a subtree keep seeing it.
+    old = tree.get(name)
+    if isinstance(old, dict) and isinstance(value, Mapping):
+        for key, sub in value.items():
+            _merge(old, key, sub)
+    else:
+        tree[name] = value

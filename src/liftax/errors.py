@@ -1,0 +1,191 @@
+"""Every error that liftax raises on purpose.
+
+A text says what was got, what was expected, where (module path, collection, variable) and what to do. Classes that
+answer to a failure that Linen has too carry Linen's name, so that `except` clauses survive a changed import. Each
+class also derives from the built-in that Python programmers would expect (`ValueError`, `TypeError`, `KeyError`…).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LiftaxError(Exception):
+    """Base of all errors of liftax."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of its text
+        return "\n".join(str(a) for a in self.args)
+
+
+# --- differentiation -------------------------------------------------------------------------------------------------
+
+
+class CotangentError(LiftaxError, ValueError):
+    """A cotangent does not have the structure, shape or dtype of the output that it belongs to."""
+
+
+class TangentError(LiftaxError, ValueError):
+    """A tangent does not have the structure, shape or dtype of the primal or variable that it belongs to."""
+
+
+class NonDifferentiableOutputError(LiftaxError, TypeError):
+    """The output of a function given to `grad` is not a real floating-point scalar."""
+
+
+class NonDifferentiablePrimalError(LiftaxError, TypeError):
+    """An input that is to be differentiated is an integer, a Boolean or no array at all."""
+
+
+class AuxError(LiftaxError, TypeError):
+    """A function did not return the pair that `has_aux=True` (or a forward rule) promises."""
+
+
+class ArityError(LiftaxError, TypeError):
+    """A function can't be called with the arguments that the transform hands to it."""
+
+
+class CustomRuleError(LiftaxError, ValueError):
+    """The functions of a custom derivative rule do not fit each other."""
+
+
+class StateCotangentError(LiftaxError, ValueError):
+    """A cotangent reaches state that was written inside `custom_vjp`, and its rule does not take it."""
+
+
+class DroppedGradientError(LiftaxError, ValueError):
+    """A value that is being differentiated enters where no derivative can leave."""
+
+
+class ReduceAxesError(LiftaxError, ValueError):
+    """`reduce_axes` names an axis that is not bound, or is no sequence of axis names."""
+
+
+# --- collections, variables, rngs ------------------------------------------------------------------------------------
+
+
+class InvalidFilterError(LiftaxError, TypeError):
+    """A value is no filter: not a bool, a name, a collection of names, or a `DenyList`."""
+
+
+class UnknownCollectionError(LiftaxError, ValueError):
+    """A filter names a collection (or rng stream) that does not exist, or matches nothing."""
+
+
+class InvalidRngError(LiftaxError, ValueError):
+    """An rng stream is missing, or something that is no key was given as one."""
+
+
+class InvalidScopeError(LiftaxError, RuntimeError):
+    """A scope, or a module bound to it, was used after the call or transform that owned it had ended."""
+
+
+class JaxTransformError(LiftaxError, RuntimeError):
+    """State of a module was written inside a raw JAX transform, where a tracer would leak out of it."""
+
+
+class ModifyScopeVariableError(LiftaxError, ValueError):
+    """A variable in an immutable collection was written."""
+
+
+class ScopeParamNotFoundError(LiftaxError, KeyError):
+    """A parameter does not exist and can't be created."""
+
+
+class ScopeVariableNotFoundError(LiftaxError, KeyError):
+    """A variable does not exist and can't be created."""
+
+
+class ScopeCollectionNotFound(LiftaxError, KeyError):
+    """A collection that a variable is read from is missing or empty."""
+
+
+class ScopeParamShapeError(LiftaxError, ValueError):
+    """A parameter has another shape than its initializer gives."""
+
+
+class ApplyScopeInvalidVariablesTypeError(LiftaxError, TypeError):
+    """`variables` is not a mapping from collection names to trees."""
+
+
+class ApplyScopeInvalidVariablesStructureError(LiftaxError, ValueError):
+    """`variables` was wrapped once too often: `{'params': {'params': …}}`."""
+
+
+class LazyInitError(LiftaxError, ValueError):
+    """A variable's initial value depends on the value of an argument, not on its shape alone."""
+
+
+# --- modules ---------------------------------------------------------------------------------------------------------
+
+
+class UnboundModuleError(LiftaxError, RuntimeError):
+    """A module that holds no variables was used where a bound one is needed."""
+
+
+class TransformTargetError(LiftaxError, TypeError):
+    """A transform got something that is no Scope, Module, or tree of these."""
+
+
+class NameInUseError(LiftaxError, ValueError):
+    """Two variables or submodules of one module ask for the same name."""
+
+
+class AssignSubModuleError(LiftaxError, RuntimeError):
+    """A submodule was made outside `setup` and outside a `@compact` method."""
+
+
+class SetAttributeInModuleSetupError(LiftaxError, AttributeError):
+    """`setup` assigned to a dataclass field."""
+
+
+class SetAttributeFrozenModuleError(LiftaxError, AttributeError):
+    """An attribute of a module was set outside `setup`."""
+
+
+class MultipleMethodsCompactError(LiftaxError, TypeError):
+    """A class marks more than one of its methods as `@compact`."""
+
+
+class ReservedModuleAttributeError(LiftaxError, TypeError):
+    """A subclass annotates `parent` or `name` in its own way."""
+
+
+class ApplyModuleInvalidMethodError(LiftaxError, TypeError):
+    """`method` is neither a function nor the name of a method."""
+
+
+class CallCompactUnboundModuleError(UnboundModuleError):
+    """A `@compact` method of an unbound module was called."""
+
+
+class CallSetupUnboundModuleError(UnboundModuleError):
+    """`setup` of an unbound module was called by hand."""
+
+
+class CallUnbindOnUnboundModuleError(UnboundModuleError):
+    """`unbind` was called on a module that is not bound."""
+
+
+class CallShareScopeOnUnboundModuleError(UnboundModuleError):
+    """`share_scope` was called on a module that is not bound."""
+
+
+class InvalidInstanceModuleError(LiftaxError, TypeError):
+    """`init`, `apply` or `bind` was called on a class instead of an instance."""
+
+
+class IncorrectPostInitOverrideError(LiftaxError, RuntimeError):
+    """`__post_init__` was overridden without a call to `super().__post_init__()`."""
+
+
+class DescriptorAttributeError(LiftaxError, RuntimeError):
+    """A property of a module raised an AttributeError while it was computed."""
+
+
+class TransformedMethodReturnValueError(LiftaxError, TypeError):
+    """A transformed method returned a module or a variable."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'params'?"`, or the empty string when nothing known resembles `name`."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,48 @@
+"""What can be wrong with a call to a lifted transform, besides what `ad.checks` says."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from liftax import errors
+from liftax.core import filters
+from liftax.core.pack import Packed, State, is_target
+from liftax.core.scope import Variable
+from liftax.typing import Filter
+
+
+def check_filters(packed: Packed, what: str, state: State | None = None, **given: Filter) -> None:
+    """Raise `UnknownCollectionError` for a filter with a typo in it, or one that matches nothing.
+
+    Args:
+        packed: the target.
+        what: the transform that speaks.
+        state: what the run created; None before the run, when collections that may be created are given a chance.
+        **given: argument name -> filter.
+    """
+    for argument, filter_ in given.items():
+        if isinstance(filter_, bool) or filter_ == "params":
+            continue
+        known: set[str] = set()
+        creatable = False
+        for scope in packed.roots:
+            known |= scope.store.collections()
+            creatable = creatable or scope.store.flags.get("initializing", False)
+        for created in state.created if state else ():
+            known |= {key[0] for key in created}
+        if state is not None or not creatable:
+            filters.check_known(filter_, known, argument, what, packed.roots[0].path_text)
+
+
+def check_primals(primals: Iterable[Any], what: str) -> None:
+    """Raise `NonDifferentiablePrimalError` for a module, scope or variable among the primals."""
+    for i, primal in enumerate(primals):
+        if isinstance(primal, jax.Array):
+            continue
+        for leaf in jax.tree.leaves(primal, is_leaf=is_target):
+            if is_target(leaf) or isinstance(leaf, Variable):
+                raise errors.NonDifferentiablePrimalError(
+                    f"{what}: argument {i} holds a {type(leaf).__name__}, which is no value to differentiate at. Give "
+                    f"modules as the target, {what}(fn, (mdl, other), …), and of a variable its .value."
+                )

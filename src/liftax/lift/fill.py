@@ -1,0 +1,94 @@
+"""Tangents and cotangents of variables, completed and checked variable by variable.
+
+    complete : variables -> partial tree -> full tree of (co)tangents
+
+What a user leaves out is zero where the transform says so; what does not fit is an error that names the variable.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from liftax import errors
+from liftax.ad.checks import describe, tree_mismatch
+from liftax.core import meta
+from liftax.typing import Path
+
+
+class Rule(NamedTuple):
+    """How to complete.
+
+    Args:
+        what: the beginning of an error text: whose (co)tangents these are.
+        noun: `tangent` or `cotangent`.
+        where: the module path.
+        error: the class to raise.
+        missing_is_zero: a key that is left out means zero; otherwise only None does.
+        unknown_is_error: a key for a variable that does not exist is an error.
+    """
+
+    what: str
+    noun: str
+    where: str
+    error: type[errors.LiftaxError]
+    missing_is_zero: bool
+    unknown_is_error: bool = True
+
+
+def complete(variables: Any, given: Any, rule: Rule, path: Path = ()) -> Any:
+    """Return a tree of (co)tangents with the structure of `variables`.
+
+    Args:
+        variables: nested mappings of arrays, boxes and trees of arrays (or their types).
+        given: what the user gave for it: mappings with the same keys, None for zero.
+        rule: how to complete it.
+        path: the names from the target to here, the collection first.
+    """
+    if given is None:
+        return jax.tree.map(zero, variables)
+    if meta.is_box(variables):
+        return variables.replace_boxed(complete(variables.unbox(), meta.unbox(given), rule, path))
+    if not isinstance(variables, Mapping):
+        found = tree_mismatch(variables, given, any_for_float0=rule.noun == "cotangent")
+        if found:
+            raise rule.error(
+                f"{rule.what} has a {rule.noun} for the variable {'/'.join(path)}{found.path} at {rule.where} that "
+                f"does not fit it: expected {found.expected}, got {found.got}.{found.hint}"
+            )
+        return given
+    here = f"{'/'.join(path)} at {rule.where}" if path else rule.where
+    listed = ", ".join(map(repr, variables)) or "nothing"
+    if not isinstance(given, Mapping):
+        raise rule.error(
+            f"{rule.what} has {describe(given)} for {here}, where a mapping is expected, with the keys: {listed}."
+        )
+    for key, tree in given.items():
+        if rule.unknown_is_error and key not in variables and filled(tree):
+            raise rule.error(
+                f"{rule.what} has a {rule.noun} for {'/'.join((*path, key))} at {rule.where}, which does not exist. "
+                f"There is: {listed}.{errors.nearest(key, variables)}"
+            )
+    for key, tree in variables.items():
+        if key not in given and not rule.missing_is_zero and filled(tree):
+            raise rule.error(
+                f"{rule.what} has no {rule.noun} for {'/'.join((*path, key))} at {rule.where}. Give one, or None for "
+                f"zero."
+            )
+    whole = {key: complete(tree, given.get(key), rule, (*path, key)) for key, tree in variables.items()}
+    return whole if isinstance(variables, dict) else type(variables)(whole)  # type: ignore[call-arg]
+
+
+def filled(tree: Any) -> bool:
+    """Tell whether there is anything in nested mappings."""
+    return any(filled(sub) for sub in tree.values()) if isinstance(tree, Mapping) else tree is not None
+
+
+def zero(x: Any) -> Any:
+    """Return the zero (co)tangent of an array, or of its type: `float0` for what has no derivative."""
+    dtype = x.dtype if hasattr(x, "dtype") else jax.dtypes.result_type(x)
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.zeros(np.shape(x), dtype)
+    return np.zeros(np.shape(x), jax.dtypes.float0)

@@ -1,0 +1,122 @@
+"""Lifted reverse mode: the backward map of a part of a model, inside the model.
+
+    vjp : (Module -> a -> b) -> Module -> a -> (b, CT b -o (CT variables, CT a))
+
+One call to `ad.vjp`. The variables in `vjp_variables` are primals; all others, and the keys of the rng streams, are
+constants of the differentiated function. Variables that do not exist yet (during `init`) are created by a first run,
+and the function is then differentiated with respect to them, so that the result has the structure that it has in
+`apply`.
+
+Source: `jax.vjp`; `flax.linen.vjp` for the signature.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
+
+from liftax import ad
+from liftax.ad.checks import demand_pair, explain_arity
+from liftax.core.pack import View, unbind
+from liftax.lift.checks import check_filters, check_primals
+from liftax.typing import AxisName, Filter
+
+
+@overload
+def vjp(
+    fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[False] = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
+    rngs: Filter = True, multi_scope: bool = False,
+) -> tuple[Any, ad.VjpFn]: ...  # fmt: skip
+@overload
+def vjp(
+    fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[True],
+    reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
+    rngs: Filter = True, multi_scope: bool = False,
+) -> tuple[Any, ad.VjpFn, Any]: ...  # fmt: skip
+def vjp(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (),
+    vjp_variables: Filter = "params",
+    variables: Filter = True,
+    rngs: Filter = True,
+    multi_scope: bool = False,
+) -> Any:
+    """Differentiate a function of a module backwards, with respect to its variables and its arguments.
+
+    Outside of a module use `lx.vjp` or `jax.vjp` on `module.apply`.
+
+    Args:
+        fn: Called as `fn(mdl, *primals)`.
+        mdl: The target: a bound Module, a Scope, or a tree of these.
+        *primals: What to differentiate at: arrays or trees of them. Give other arguments to `fn` by a closure.
+        has_aux: `fn` returns a pair `(output, aux)`, of which only the output is differentiated.
+        reduce_axes: Names of mapped axes; see `lx.vjp`.
+        vjp_variables: The collections that get a cotangent.
+        variables: The other collections that `fn` may use. They get none.
+        rngs: The rng streams that `fn` may use.
+        multi_scope: Accepted for Linen's sake; modules that reach others always work.
+
+    Returns:
+        `(primals_out, vjp_fn)`, or `(primals_out, vjp_fn, aux)` if `has_aux`. `vjp_fn(out_ct)` takes a cotangent of
+        the shape of `primals_out` and returns `(variables_ct, *primals_ct)`: `variables_ct` is `{collection: tree}`,
+        shaped like the variables (for a tree of modules, a tree of these; a module that is shared from elsewhere shows
+        under the name of the field that holds it), and the others are shaped like the primals. It is a pytree; see
+        `ad.VjpFn`.
+
+    Raises:
+        TransformTargetError, UnboundModuleError, InvalidScopeError: `mdl` is no usable target.
+        UnknownCollectionError: A filter names no collection there is.
+        ArityError, AuxError: `fn` does not take `(mdl, *primals)`, or returns no pair.
+        CotangentError: (from `vjp_fn`) the cotangent does not fit the output.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Scale(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         return self.param('scale', nn.initializers.ones, ()) * x
+        >>> class Sensitivity(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         y, vjp_fn = nn.vjp(lambda mdl, x: mdl(x), Scale(), x)
+        ...         return vjp_fn(jnp.ones_like(y))
+        >>> variables_ct, x_ct = Sensitivity().apply({'params': {'Scale_0': {'scale': 2.0}}}, jnp.array([3.0, 4.0]))
+        >>> variables_ct, x_ct
+        ({'params': {'scale': Array(7., dtype=float32, weak_type=True)}}, Array([2., 2.], dtype=float32))
+    """
+    packed = unbind(mdl, (vjp_variables, variables), rngs, "vjp")
+    check_primals(primals, "vjp")
+    check_filters(packed, "vjp", vjp_variables=vjp_variables, variables=variables)
+
+    def pure(wrt: Any, *args: Any) -> Any:
+        with packed.bind((wrt, packed.groups[1]), packed.keys) as inner:
+            try:
+                out = fn(inner.target, *args)
+            except TypeError as error:
+                explain_arity(fn, (inner.target, *args), {}, error, "vjp")
+                raise
+            out, aux = demand_pair(out, "vjp") if has_aux else (out, None)
+            return out, (aux, inner.collect())
+
+    out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
+    if packed.include(state, vjp_variables):
+        out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
+    packed.commit(state)
+    check_filters(packed, "vjp", state, vjp_variables=vjp_variables, variables=variables)
+    vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view))
+    return (out, vjp_fn, aux) if has_aux else (out, vjp_fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrange:
+    """Shape the cotangents of packed variables, which come first, like the target. Static and hashable."""
+
+    view: View
+
+    def __call__(self, cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return `(variables_ct, *primals_ct)`."""
+        return (self.view.assemble(cotangents[0]), *cotangents[1:])

@@ -1,0 +1,14 @@
+"""The Linen-compatible namespace: `from liftax import nn` in place of `from flax import linen as nn`."""
+
+from liftax.core import DenyList
+from liftax.core.frozen import FrozenDict
+from liftax.core.scope import Variable
+from liftax.lift import custom_vjp, grad, jvp, value_and_grad, vjp
+from liftax.module import Module, compact, merge_param, nowrap
+from liftax.nn import initializers
+from liftax.nn.activation import *  # noqa: F403
+from liftax.nn.combinators import Sequential
+from liftax.nn.embed import Embed
+from liftax.nn.linear import Dense
+from liftax.nn.normalization import BatchNorm, LayerNorm
+from liftax.nn.stochastic import Dropout

@@ -1,0 +1,132 @@
+"""Embedding: rows of a table, found by index.
+
+    Embed : int[...] -> array[..., features]
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from ..module import Module
+from ..typing import Array, Initializer
+from . import dtypes
+from .dtypes import PromoteDtype
+from .initializers import variance_scaling
+from .location import at
+
+__all__ = ["Embed"]
+
+
+class Embed(Module):
+    r"""Look up one vector for each integer of the input.
+
+    $$y_{\dots j} = E_{x_{\dots} j}$$
+
+    Parameters (collection `params`): `embedding`, $E$, of shape `(num_embeddings, features)`. Initializing draws from
+    the stream `params`; applying draws nothing.
+
+    A negative index counts from the end of the table. Any other index outside `[0, num_embeddings)` gives a row of NaN,
+    and no gradient, since an error can't be raised from a compiled program. A table with one row gives that row for
+    every index.
+
+    Args:
+        num_embeddings: the number of rows of the table.
+        features: the size of each row.
+        dtype: the dtype of the result; None for the dtype of the table.
+        param_dtype: the dtype in which the table is made.
+        embedding_init: the initializer of `embedding`.
+        promote_dtype: the function that casts the table; see `liftax.nn.dtypes.promote_dtype`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> layer = nn.Embed(num_embeddings=5, features=3)
+        >>> variables = layer.init(jax.random.key(0), jnp.array([0]))
+        >>> jax.tree.map(jnp.shape, variables)
+        {'params': {'embedding': (5, 3)}}
+        >>> layer.apply(variables, jnp.array([[0, 4], [1, -1]])).shape
+        (2, 2, 3)
+        >>> layer.apply(variables, jnp.ones((7, 3)), method="attend").shape
+        (7, 5)
+
+    Source:
+        `attend`: Press and Wolf, Using the Output Embedding to Improve Language Models, 2017.
+    """
+
+    num_embeddings: int
+    features: int
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    embedding_init: Initializer = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+    promote_dtype: PromoteDtype = dtypes.promote_dtype
+
+    def setup(self) -> None:
+        """Make the table, for `__call__` and `attend` alike."""
+        shape = (self.num_embeddings, self.features)
+        self.embedding = self.param("embedding", self.embedding_init, shape, self.param_dtype)
+
+    def __call__(self, inputs: ArrayLike) -> Array:
+        """Look up the rows of the table.
+
+        Args:
+            inputs: indices, of any shape and any integer dtype.
+
+        Returns:
+            An array of shape `(*inputs.shape, features)`.
+
+        Raises:
+            ValueError: `inputs` is not of an integer dtype.
+        """
+        index = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+        if not jnp.issubdtype(index.dtype, jnp.integer):
+            raise ValueError(
+                f"{at(self)} got inputs of dtype {index.dtype.name}, expected integers: they are indices of rows. Cast "
+                "them, or use attend for inputs that are vectors."
+            )
+        (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
+        if self.num_embeddings == 1:
+            return jnp.broadcast_to(table, (*index.shape, self.features))
+        return _rows(table, index)
+
+    def attend(self, query: ArrayLike) -> Array:
+        r"""Return the inner product of each query with each row of the table.
+
+        $$y_{\dots k} = \sum_j q_{\dots j} E_{kj}$$
+
+        This is the last layer of a model that ties its output weights to its embedding.
+
+        Args:
+            query: shape `(..., features)`, any numeric dtype.
+
+        Returns:
+            An array of shape `(..., num_embeddings)`, in `dtype`, or in the promoted dtype of query and table.
+
+        Raises:
+            ValueError: the last axis of `query` does not have the size `features`.
+        """
+        query, table = self.promote_dtype(query, self.embedding, dtype=self.dtype)
+        if query.shape[-1:] != table.shape[-1:]:
+            raise ValueError(
+                f"attend of {at(self)} got a query of shape {query.shape}, expected (..., {self.features}). The last axis "
+                "of a query has the size of a row of the table."
+            )
+        # Contracting with the second axis of the table spares a transpose, forwards and backwards.
+        return lax.dot_general(query, table, (((query.ndim - 1,), (1,)), ((), ())))
+
+
+def _rows(table: Array, index: Array) -> Array:
+    """Return `jnp.take(table, index, axis=0)`, without the nested `jit` of it."""
+    size = table.shape[0]
+    if not jnp.issubdtype(index.dtype, jnp.unsignedinteger):
+        if size > np.iinfo(index.dtype).max:  # int8 can't hold the row that a negative index means
+            index = lax.convert_element_type(index, np.int32)
+        zero, length = dtypes.constant(0, index), dtypes.constant(size, index)
+        index = lax.select(lax.lt(index, zero), lax.add(index, length), index)
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(index.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,)
+    )
+    return lax.gather(
+        table, lax.expand_dims(index, (index.ndim,)), numbers, (1, table.shape[1]), mode=lax.GatherScatterMode.FILL_OR_DROP
+    )

@@ -1,0 +1,106 @@
+"""Layers that are linear, or affine, in their parameters.
+
+    Dense : array[..., d] -> array[..., features]
+
+Each is one `dot_general`. A bias is broadcast to the whole shape of the output before it is added: the transpose of
+that is a single sum over the batch, and a sum keeps no residual, so nothing larger than the bias is stored for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from ..module import Module, compact
+from ..typing import Array, Initializer
+from . import dtypes
+from .dtypes import PromoteDtype
+from .initializers import lecun_normal, zeros_init
+from .location import at
+
+__all__ = ["Dense"]
+
+
+class Dense(Module):
+    r"""Apply an affine map to the last axis of the input.
+
+    $$y_{\dots j} = \sum_i x_{\dots i} W_{ij} + b_j$$
+
+    Parameters (collection `params`): `kernel`, $W$, of shape `(d, features)`, where `d` is the size of the last axis of
+    the input; `bias`, $b$, of shape `(features,)`. Initializing draws from the stream `params`; applying draws nothing.
+
+    Args:
+        features: the size of the last axis of the output.
+        use_bias: whether to add a bias.
+        dtype: the dtype to compute in; None for the promoted dtype of the input and the parameters.
+        param_dtype: the dtype in which parameters are made.
+        precision: passed to `jax.lax.dot_general`.
+        kernel_init: the initializer of `kernel`.
+        bias_init: the initializer of `bias`.
+        promote_dtype: the function that casts input, kernel and bias; see `liftax.nn.dtypes.promote_dtype`.
+        dot_general: called in place of `jax.lax.dot_general`, for example to quantize.
+        dot_general_cls: called without arguments in each call of the layer; what it returns is used as `dot_general`.
+            A Module class makes a submodule that can hold state of its own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> layer = nn.Dense(features=4)
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
+        >>> jax.tree.map(jnp.shape, variables)
+        {'params': {'bias': (4,), 'kernel': (3, 4)}}
+        >>> layer.apply(variables, jnp.ones((2, 3))).shape
+        (2, 4)
+
+    Source:
+        The default kernel: LeCun et al., Efficient BackProp, 1998.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer = lecun_normal()
+    bias_init: Initializer = zeros_init()
+    promote_dtype: PromoteDtype = dtypes.promote_dtype
+    dot_general: Callable[..., Array] | None = None
+    dot_general_cls: Any = None
+
+    @compact
+    def __call__(self, inputs: ArrayLike) -> Array:
+        """Apply the layer.
+
+        Args:
+            inputs: shape `(..., d)`, any numeric dtype.
+
+        Returns:
+            An array of shape `(..., features)`.
+
+        Raises:
+            ValueError: `inputs` is a scalar.
+            ScopeParamShapeError: `kernel` was made for inputs with another `d`.
+        """
+        shape = jnp.shape(inputs)
+        if not shape:
+            raise ValueError(f"{at(self)} got a scalar, expected an input of shape (..., d). Give it an axis of features.")
+        kernel = self.param("kernel", self.kernel_init, (shape[-1], self.features), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        inputs, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+
+        if self.dot_general_cls is not None:
+            dot_general = self.dot_general_cls()
+        else:
+            dot_general = self.dot_general or lax.dot_general
+        y = dot_general(inputs, kernel, (((len(shape) - 1,), (0,)), ((), ())), precision=self.precision)
+        return y if bias is None else add_bias(y, bias, (y.ndim - 1,))
+
+
+def add_bias(y: Array, bias: Array, axes: tuple[int, ...]) -> Array:
+    """Return `y + bias`, where the axes of `bias` run along `axes` of `y`, in ascending order."""
+    if bias.ndim < y.ndim:
+        bias = lax.broadcast_in_dim(bias, y.shape, axes)
+    return lax.add(*dtypes.matched(y, bias))
