@@ -60,7 +60,7 @@ def after_napoleon(app, what, name, obj, options, lines):
         lines[:] = unparsed.pop(name)
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line)  # `jax.Array`s
+            line = re.sub(r"(`[^`]+`)(\w?)", lambda m: f"{m[1]}\\ {m[2]}" if m[2] else m[1], line)  # `jax.Array`s
             lines[i] = re.sub(r"(?<![\w`*\\])\*(?=\w+[,)])", r"\\*", line)  # (collection, *path)
 
 

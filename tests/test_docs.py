@@ -1,0 +1,22 @@
+"""The reference names every public name; the pages themselves are executed by `make docs`."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+
+
+@pytest.mark.parametrize("module", ["liftax.nn", "liftax.nn.initializers", "liftax.lift", "liftax.ad", "liftax.core"])
+def test_reference_names_everything(module: str):
+    """Each public name stands in code on the page of its namespace."""
+    page = (REFERENCE / f"{module.split('.')[1]}.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page)) | set(re.findall(r"auto\w+:: [\w.]+\.(\w+)", page))
+    namespace = vars(importlib.import_module(module))
+    public = namespace.get("__all__") or [
+        name for name, value in namespace.items() if not name.startswith("_") and not inspect.ismodule(value)
+    ]
+    assert set(public) - named == set()
