@@ -23,8 +23,13 @@ test: .venv/.with-test,demo ## run the suite without the long sweep (ARGS= goes 
 test-all: ## run the whole suite on each of Python 3.11, 3.12 and 3.13 that is here
 	JOBS=$(JOBS) tools/test_all.sh $(ARGS)
 
-lint: .venv/.with-lint ## check style with ruff
+lint: .venv/.with-lint ## check style and formatting with ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+format: .venv/.with-lint ## put style and formatting right where ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: .venv/.with-types,demo ## check types with pyright
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
@@ -34,7 +39,7 @@ docs: .venv/.with-docs ## build the documentation, running all of its code, into
 	@echo "Open docs/_build/html/index.html"
 
 bench: .venv/.with-bench ## measure liftax beside plain JAX and its peers (ARGS= goes to the benchmarks)
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 hooks: .venv/.with-dev .venv/.with-lint ## check every commit before it is made
 	$(BIN)/pre-commit install
