@@ -1,13 +1,15 @@
 """Modules made of other modules.
 
     Sequential : (f, g, h) -> h . g . f
+
+They hold no variables themselves.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..module import Module, compact
-from .location import at
+from liftax.module import Module, compact
+from liftax.nn.location import place
 
 __all__ = ["Sequential"]
 
@@ -67,7 +69,7 @@ class Sequential(Module):
             ValueError: there is no layer.
         """
         if not self.layers:
-            raise ValueError(f"{at(self)} has no layers, expected at least one. Give it some: nn.Sequential([...]).")
+            raise ValueError(f"{place(self)} has no layers, expected at least one. Give it some: nn.Sequential([...]).")
         first, *rest = self.layers
         out = first(*args, **kwargs)
         for layer in rest:

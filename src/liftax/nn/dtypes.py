@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from ..typing import Array
+from liftax.typing import Array
 
 __all__ = ["canonicalize_dtype", "promote_dtype"]
 
@@ -59,8 +59,8 @@ def canonicalize_dtype(*args: ArrayLike | None, dtype: DTypeLike | None = None, 
             dtype = jnp.promote_types(jnp.float32, dtype)
     elif inexact and not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(
-            f"Got dtype={jnp.dtype(dtype).name}, expected a floating-point or complex dtype to compute in. Pass dtype=None "
-            "to let the inputs and parameters decide."
+            f"Got dtype={jnp.dtype(dtype).name}, expected a floating-point or complex dtype to compute in. Pass "
+            "dtype=None to let the inputs and parameters decide."
         )
     return dtype
 

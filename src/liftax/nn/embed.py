@@ -1,6 +1,8 @@
 """Embedding: rows of a table, found by index.
 
     Embed : int[...] -> array[..., features]
+
+Looking up rows is the product with one-hot vectors, at the cost of reading the rows that are asked for.
 """
 
 import jax
@@ -9,12 +11,12 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from ..module import Module
-from ..typing import Array, Initializer
-from . import dtypes
-from .dtypes import PromoteDtype
-from .initializers import variance_scaling
-from .location import at
+from liftax.module import Module
+from liftax.nn import dtypes
+from liftax.nn.dtypes import PromoteDtype
+from liftax.nn.initializers import variance_scaling
+from liftax.nn.location import place
+from liftax.typing import Array, Initializer
 
 __all__ = ["Embed"]
 
@@ -82,8 +84,8 @@ class Embed(Module):
         index = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
         if not jnp.issubdtype(index.dtype, jnp.integer):
             raise ValueError(
-                f"{at(self)} got inputs of dtype {index.dtype.name}, expected integers: they are indices of rows. Cast "
-                "them, or use attend for inputs that are vectors."
+                f"{place(self)} got inputs of dtype {index.dtype.name}, expected integers: they are indices of rows. "
+                "Cast them, or use attend for inputs that are vectors."
             )
         (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
         if self.num_embeddings == 1:
@@ -106,14 +108,14 @@ class Embed(Module):
         Raises:
             ValueError: the last axis of `query` does not have the size `features`.
         """
-        query, table = self.promote_dtype(query, self.embedding, dtype=self.dtype)
-        if query.shape[-1:] != table.shape[-1:]:
+        x, table = self.promote_dtype(query, self.embedding, dtype=self.dtype)
+        if x.shape[-1:] != table.shape[-1:]:
             raise ValueError(
-                f"attend of {at(self)} got a query of shape {query.shape}, expected (..., {self.features}). The last axis "
-                "of a query has the size of a row of the table."
+                f"attend at {place(self)} got a query of shape {x.shape}, expected (..., {self.features}). The last "
+                "axis of a query has the size of a row of the table."
             )
         # Contracting with the second axis of the table spares a transpose, forwards and backwards.
-        return lax.dot_general(query, table, (((query.ndim - 1,), (1,)), ((), ())))
+        return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())))
 
 
 def _rows(table: Array, index: Array) -> Array:
@@ -124,9 +126,6 @@ def _rows(table: Array, index: Array) -> Array:
             index = lax.convert_element_type(index, np.int32)
         zero, length = dtypes.constant(0, index), dtypes.constant(size, index)
         index = lax.select(lax.lt(index, zero), lax.add(index, length), index)
-    numbers = lax.GatherDimensionNumbers(
-        offset_dims=(index.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,)
-    )
-    return lax.gather(
-        table, lax.expand_dims(index, (index.ndim,)), numbers, (1, table.shape[1]), mode=lax.GatherScatterMode.FILL_OR_DROP
-    )
+    numbers = lax.GatherDimensionNumbers(offset_dims=(index.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,))
+    index = lax.expand_dims(index, (index.ndim,))
+    return lax.gather(table, index, numbers, (1, table.shape[1]), mode=lax.GatherScatterMode.FILL_OR_DROP)

@@ -28,7 +28,7 @@ from jax.nn.initializers import (
     zeros,
 )
 
-from ..typing import Initializer
+from liftax.typing import Initializer
 
 __all__ = [
     "Initializer",

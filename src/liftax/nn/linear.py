@@ -9,17 +9,16 @@ that is a single sum over the batch, and a sum keeps no residual, so nothing lar
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from ..module import Module, compact
-from ..typing import Array, Initializer
-from . import dtypes
-from .dtypes import PromoteDtype
-from .initializers import lecun_normal, zeros_init
-from .location import at
+from liftax.module import Module, compact
+from liftax.nn import dtypes
+from liftax.nn.dtypes import PromoteDtype
+from liftax.nn.initializers import lecun_normal, zeros_init
+from liftax.nn.location import place
+from liftax.typing import Array, Initializer
 
 __all__ = ["Dense"]
 
@@ -86,7 +85,9 @@ class Dense(Module):
         """
         shape = jnp.shape(inputs)
         if not shape:
-            raise ValueError(f"{at(self)} got a scalar, expected an input of shape (..., d). Give it an axis of features.")
+            raise ValueError(
+                f"{place(self)} got a scalar, expected an input of shape (..., d). Give it an axis for features."
+            )
         kernel = self.param("kernel", self.kernel_init, (shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         inputs, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
@@ -101,6 +102,5 @@ class Dense(Module):
 
 def add_bias(y: Array, bias: Array, axes: tuple[int, ...]) -> Array:
     """Return `y + bias`, where the axes of `bias` run along `axes` of `y`, in ascending order."""
-    if bias.ndim < y.ndim:
-        bias = lax.broadcast_in_dim(bias, y.shape, axes)
-    return lax.add(*dtypes.matched(y, bias))
+    y, bias = dtypes.matched(y, bias)  # before the broadcast, so that its transpose sums in the wider dtype
+    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, axes) if bias.ndim < y.ndim else bias)

@@ -1,10 +1,10 @@
-"""How a layer names itself in the text of an error: its class, and the path at which it is."""
+"""How a layer names itself in the text of an error: the path at which it is, and its class."""
 
-from ..module import Module
+from liftax.module import Module
 
 __all__: list[str] = []
 
 
-def at(module: Module) -> str:
-    """Return `"Dense at /Encoder_0/Dense_1"`."""
-    return f"{type(module).__name__} at /{'/'.join(module.path)}"
+def place(module: Module) -> str:
+    """Return `"/Encoder_0/Dense_1 (Dense)"`."""
+    return f"/{'/'.join(module.path)} ({type(module).__name__})"

@@ -19,14 +19,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from .. import errors
-from ..module import Module, compact, merge_param
-from ..typing import Array, Initializer
-from . import dtypes
-from .dtypes import cast, constant, matched
-from .initializers import ones_init, zeros_init
-from .linear import add_bias
-from .location import at
+from liftax import errors
+from liftax.module import Module, compact, merge_param
+from liftax.nn import dtypes
+from liftax.nn.dtypes import cast, constant, matched
+from liftax.nn.initializers import ones_init, zeros_init
+from liftax.nn.linear import add_bias
+from liftax.nn.location import place
+from liftax.typing import Array, Initializer
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
@@ -40,8 +40,8 @@ class LayerNorm(Module):
 
     $\mu$ and $\sigma^2$ are the mean and the variance of $x$ over `reduction_axes`.
 
-    Parameters (collection `params`): `scale`, $\gamma$, and `bias`, $\beta$, each of the sizes of `feature_axes`, for the
-    default `(d,)`. Initializing draws from the stream `params`; applying draws nothing.
+    Parameters (collection `params`): `scale`, $\gamma$, and `bias`, $\beta$, each of the sizes of `feature_axes`, which
+    by default is `(d,)`. Initializing draws from the stream `params`; applying draws nothing.
 
     Args:
         epsilon: $\epsilon$, which keeps the division from being one by zero.
@@ -95,8 +95,8 @@ class LayerNorm(Module):
 
         Args:
             x: any numeric dtype, with at least the axes that `reduction_axes` and `feature_axes` name.
-            mask: Boolean, of a shape that broadcasts to that of `x`: True where an element counts in the statistics. All
-                elements are normalized.
+            mask: Boolean, of a shape that broadcasts to that of `x`: True where an element counts in the statistics.
+                All elements are normalized.
 
         Returns:
             An array of the shape of `x`.
@@ -118,9 +118,9 @@ class BatchNorm(Module):
 
     $$y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \odot \gamma + \beta$$
 
-    In training (`use_running_average=False`), $\mu$ and $\sigma^2$ are the mean and the variance of $x$ over all axes but
-    `axis`, and the running averages are moved towards them, $r \leftarrow \alpha r + (1 - \alpha) \mu$, with the momentum
-    $\alpha$. In evaluation, $\mu$ and $\sigma^2$ are the running averages.
+    In training (`use_running_average=False`), $\mu$ and $\sigma^2$ are the mean and the variance of $x$ over all axes
+    but `axis`, and the running averages are moved towards them, $r \leftarrow \alpha r + (1 - \alpha) \mu$, with the
+    momentum $\alpha$. In evaluation, $\mu$ and $\sigma^2$ are the running averages.
 
     Parameters (collection `params`): `scale`, $\gamma$, and `bias`, $\beta$, each of shape `(d,)` for the size `d` of
     `axis`. State (collection `batch_stats`): `mean`, at first 0, and `var`, at first 1, of that shape, in float32. In
@@ -189,8 +189,8 @@ class BatchNorm(Module):
         Args:
             x: any numeric dtype, with an axis `axis`.
             use_running_average: as the field of this name, which is then None.
-            mask: Boolean, of a shape that broadcasts to that of `x`: True where an element counts in the statistics. All
-                elements are normalized.
+            mask: Boolean, of a shape that broadcasts to that of `x`: True where an element counts in the statistics.
+                All elements are normalized.
 
         Returns:
             An array of the shape of `x`.
@@ -212,8 +212,9 @@ class BatchNorm(Module):
         for name, variable in (("mean", mean), ("var", var)):
             if jnp.shape(variable.value) != shape:
                 raise errors.ScopeParamShapeError(
-                    f"batch_stats/{name} of {at(self)} has shape {jnp.shape(variable.value)}, and an input of shape "
-                    f"{x.shape} with axis={self.axis} expects {shape}. Were the variables made for inputs of another size?"
+                    f"batch_stats/{name} at {place(self)} has shape {jnp.shape(variable.value)}, and an input of shape "
+                    f"{x.shape} with axis={self.axis} expects {shape}. Were the variables made for inputs of another "
+                    "size?"
                 )
         scale, bias = _scale_and_bias(self, x, feature_axes)
 
@@ -253,8 +254,8 @@ def _canonical_axes(module: Module, field: str, axes: Axes, x: Array) -> tuple[i
     for axis in given:
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(
-                f"{at(module)} got an input of shape {x.shape}, which has no axis {axis}, and {field}={axes} names it. Give "
-                f"the input more axes, or change {field}."
+                f"{place(module)} got an input of shape {x.shape}, which has no axis {axis}, and {field}={axes} names "
+                f"it. Give the input more axes, or change {field}."
             )
     return tuple(sorted({axis % x.ndim for axis in given}))
 
@@ -352,9 +353,10 @@ def _normalize(
 
 def _subtract_mean(x: Array, mean: Array, axes: tuple[int, ...]) -> Array:
     """Return `x - mean`, where `mean` lacks the `axes` of `x`."""
+    x, mean = matched(x, mean)
     if 0 < mean.ndim < x.ndim:
         mean = lax.broadcast_in_dim(mean, x.shape, [i for i in range(x.ndim) if i not in axes])
-    return lax.sub(*matched(x, mean))
+    return lax.sub(x, mean)
 
 
 def _along(v: Array, axes: tuple[int, ...], x: Array) -> Array:
@@ -378,6 +380,4 @@ def _abs_square(x: Array) -> Array:
 
 def _moving_average(old: Array, new: Array, momentum: float) -> Array:
     """Return `momentum * old + (1 - momentum) * new`."""
-    return lax.add(
-        *matched(lax.mul(old, constant(momentum, old)), lax.mul(new, constant(1 - momentum, new)))
-    )
+    return lax.add(*matched(lax.mul(old, constant(momentum, old)), lax.mul(new, constant(1 - momentum, new))))

@@ -1,6 +1,6 @@
 """Layers that draw random numbers each time they are applied.
 
-    Dropout : (key, array) -> array, of one shape
+Dropout : (key, array) -> array, of one shape
 """
 
 import math
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ..module import Module, compact, merge_param
-from ..typing import Array, PRNGKey
-from . import dtypes
-from .location import at
+from liftax.module import Module, compact, merge_param
+from liftax.nn import dtypes
+from liftax.nn.location import place
+from liftax.typing import Array, PRNGKey
 
 __all__ = ["Dropout"]
 
@@ -63,14 +63,14 @@ class Dropout(Module):
             An array of the shape and dtype of `inputs`.
 
         Raises:
-            ValueError: `deterministic` is given twice or not at all; `rate` is not a probability; `broadcast_dims` names
-                an axis that `inputs` does not have.
+            ValueError: `deterministic` is given twice or not at all; `rate` is not a probability; `broadcast_dims`
+                names an axis that `inputs` does not have.
             TypeError: `inputs` are integers or Booleans.
             InvalidRngError: a key is needed, and there is no stream that gives one.
         """
         deterministic = merge_param("deterministic", self.deterministic, deterministic)
         if not 0.0 <= self.rate <= 1.0:
-            raise ValueError(f"{at(self)} got rate={self.rate}, expected a probability from 0 to 1.")
+            raise ValueError(f"{place(self)} got rate={self.rate}, expected a probability from 0 to 1.")
         x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
         if deterministic or self.rate == 0.0:
             return x
@@ -78,8 +78,8 @@ class Dropout(Module):
             return jnp.zeros_like(x)
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise TypeError(
-                f"{at(self)} got inputs of dtype {x.dtype.name}, expected a floating-point or complex dtype: the elements "
-                "that are kept are divided by 1 - rate. Cast the inputs."
+                f"{place(self)} got inputs of dtype {x.dtype.name}, expected a floating-point or complex dtype: the "
+                "elements that are kept are divided by 1 - rate. Cast the inputs."
             )
         shape = self._mask_shape(x.shape)
         keep = 1.0 - float(self.rate)
@@ -95,8 +95,8 @@ class Dropout(Module):
         for dim in self.broadcast_dims:
             if not -len(shape) <= dim < len(shape):
                 raise ValueError(
-                    f"{at(self)} got broadcast_dims={tuple(self.broadcast_dims)} and an input of shape {shape}, which has "
-                    f"no axis {dim}."
+                    f"{place(self)} got broadcast_dims={tuple(self.broadcast_dims)} and an input of shape {shape}, "
+                    f"which has no axis {dim}. Name axes of the input."
                 )
             sizes[dim] = 1
         return tuple(sizes)
@@ -106,9 +106,9 @@ def _bernoulli(key: PRNGKey, p: float, shape: tuple[int, ...]) -> Array:
     """Return `jax.random.bernoulli(key, p, shape)`, for a number `p` in (0, 1), in two equations instead of sixteen.
 
     JAX takes the highest `n` of the random bits as an integer `k` (`n` = 23 for float32), and asks whether the float
-    `k / 2**n`, which is exact, is less than `p`. That is whether `k < t` for the integer `t = ceil(p * 2**n)`; and, for the
-    whole word `w`, of which `k` is `w >> s`, whether `w < t << s`. `p` rounds to 1 at most, where `t << s` is one more
-    than a word holds; so the comparison is `w <= (t << s) - 1`.
+    `k / 2**n`, which is exact, is less than `p`. That is whether `k < t` for the integer `t = ceil(p * 2**n)`; and, for
+    the whole word `w`, of which `k` is `w >> s`, whether `w < t << s`. `p` rounds to 1 at most, where `t << s` is one
+    more than a word holds; so the comparison is `w <= (t << s) - 1`.
     """
     float_type = jnp.result_type(float)  # float64 where JAX is told to use it
     bits, mantissa = (32, 23) if float_type == jnp.float32 else (64, 52)
