@@ -1,7 +1,7 @@
 """The transform matrix: modules with every kind of state, each beside the same function on explicit parameters.
 
-A cell is a transform (`nn.vjp`, …), a kind of state, a phase (`init` or `apply`) and a raw JAX transform around the whole
-`apply`. Its program and its reference have one signature, `(params, state, x, key) -> (outputs, new_state)`, so the
+A cell is a transform (`nn.vjp`, …), a kind of state, a phase (`init` or `apply`) and a raw JAX transform around the
+whole `apply`. Its program and its reference have one signature, `(params, state, x, key) -> (outputs, new_state)`, so the
 outer transform and the check of the gradients through it are written once and wrap either.
 """
 
@@ -30,7 +30,7 @@ Tree = Any
 Program = Callable[[Tree, Tree, jax.Array, jax.Array], tuple[Tree, Tree]]
 
 
-# --- rng streams, as Linen folds them ----------------------------------------------------------------------------------
+# --- rng streams, as Linen folds them --------------------------------------------------------------------------------
 
 
 def fold(key: jax.Array, *path: str | int) -> jax.Array:
@@ -41,7 +41,7 @@ def fold(key: jax.Array, *path: str | int) -> jax.Array:
     return jax.random.fold_in(key, np.uint32(int.from_bytes(digest.digest()[:4], "big")))
 
 
-# --- the modules -------------------------------------------------------------------------------------------------------
+# --- the modules -----------------------------------------------------------------------------------------------------
 
 
 class Plain(nn.Module):
@@ -119,13 +119,13 @@ class Host(nn.Module):
             block = Field(nn.Dense(FEATURES, parent=None), name="block")
         else:
             block = {"plain": Plain, "batch_stats": Normed, "dropout": Noisy, "sown": Sown}[self.kind](name="block")
-        fn = lambda mdl, x: mdl(x)  # noqa: E731
+        fn = lambda mdl, x: mdl(x)
         if self.twice:
-            fn = lambda mdl, x: lifted(self.transform, self.kind, lambda mdl, x: mdl(x), mdl, x)  # noqa: E731
+            fn = lambda mdl, x: lifted(self.transform, self.kind, lambda mdl, x: mdl(x), mdl, x)
         return lifted(self.transform, self.kind, fn, block, x)
 
 
-# --- the transforms: lifted, and on explicit parameters ------------------------------------------------------------------
+# --- the transforms: lifted, and on explicit parameters --------------------------------------------------------------
 
 WRITTEN = {"batch_stats": "batch_stats", "sown": "intermediates"}
 
@@ -222,7 +222,7 @@ def plain(transform: str, pure: Program, p: Tree, s: Tree, x: jax.Array, key: ja
     return rule(p, s, x, key)
 
 
-# --- the blocks on explicit parameters -----------------------------------------------------------------------------------
+# --- the blocks on explicit parameters -------------------------------------------------------------------------------
 
 
 def dense(p: Tree, x: jax.Array) -> jax.Array:
@@ -276,7 +276,7 @@ def initial(kind: str, key: jax.Array) -> tuple[Tree, Tree]:
     return {"block": params}, {"batch_stats": {"block": {"BatchNorm_0": stats}}}
 
 
-# --- the two sides of a cell ---------------------------------------------------------------------------------------------
+# --- the two sides of a cell -----------------------------------------------------------------------------------------
 
 
 class Cell(NamedTuple):
@@ -298,7 +298,8 @@ class Cell(NamedTuple):
         """The module's side: `Host.init_with_output` or `Host.apply`."""
         host = Host(self.transform, self.kind, self.outer == "itself")
         if self.init:
-            return host.init_with_output({"params": key, "dropout": jax.random.fold_in(key, 7)}, x)
+            out, made = host.init_with_output({"params": key, "dropout": jax.random.fold_in(key, 7)}, x)
+            return out, jax.lax.stop_gradient(made)  # a rule takes no cotangent for what was created inside it
         variables = {"params": params, **state}
         rngs = {"dropout": key} if self.kind == "dropout" else None
         if self.kind not in WRITTEN:

@@ -253,7 +253,7 @@ def test_nested_transforms_over_one_self():
     assert_trees_close(e, energy(variables["params"], X), CLOSE)
 
 
-# --- names go on as in Linen ---------------------------------------------------------------------------------------------
+# --- names go on as in Linen -----------------------------------------------------------------------------------------
 # Each program is written once, over the namespace `m`, and run on Linen and on liftax.
 
 

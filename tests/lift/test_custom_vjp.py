@@ -1,4 +1,4 @@
-"""`nn.custom_vjp`: state, rngs, keywords, constants, nesting and targets, under the transforms that JAX puts around it."""
+"""`nn.custom_vjp`: state, rngs, keywords, constants, nesting and targets, inside the transforms of JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,9 @@ def noisy_by_hand(variables, x, key):
 
 
 NOISY = {
-    "params": {"block": {"Dense_0": {"kernel": jnp.asarray([[1.0, 0.5], [-0.25, 2.0]]), "bias": jnp.asarray([0.1, -0.2])}}},
+    "params": {
+        "block": {"Dense_0": {"kernel": jnp.asarray([[1.0, 0.5], [-0.25, 2.0]]), "bias": jnp.asarray([0.1, -0.2])}}
+    },
     "batch_stats": {"block": {"mean": jnp.asarray([1.0, 2.0])}},
 }
 NOISY_RULE = nn.custom_vjp(out, forward, times(2.0, 3.0))
@@ -88,7 +90,9 @@ def noisy_reference(variables, x, key):
 
 
 def _reference_forward(variables, x, key):
-    y, bwd, mean = jax.vjp(lambda p, x: noisy_by_hand({**variables, "params": p}, x, key), variables["params"], x, has_aux=True)
+    y, bwd, mean = jax.vjp(
+        lambda p, x: noisy_by_hand({**variables, "params": p}, x, key), variables["params"], x, has_aux=True
+    )
     return (y, mean), bwd
 
 
@@ -123,7 +127,11 @@ AROUND = {
     "vmap": (lambda f: jax.vmap(f, (None, 0, 0)), XS, KEYS),
     "map": (lambda f: lambda v, xs, keys: jax.lax.map(lambda row: f(v, *row), (xs, keys)), XS, KEYS),
     "scan": (around_scan, XS, KEYS),
-    "cond": (lambda f: lambda v, x, key: jax.lax.cond(x[0, 0] > 0, f, lambda v, x, key: f(v, 2 * x, key), v, x, key), X, KEY),
+    "cond": (
+        lambda f: lambda v, x, key: jax.lax.cond(x[0, 0] > 0, f, lambda v, x, key: f(v, 2 * x, key), v, x, key),
+        X,
+        KEY,
+    ),
     "vmap of jit": (lambda f: jax.vmap(jax.jit(f), (None, 0, 0)), XS, KEYS),
     "scan of checkpoint": (lambda f: around_scan(jax.checkpoint(f)), XS, KEYS),
 }
@@ -188,7 +196,7 @@ def test_draws_after_the_rule_continue_where_it_stopped():
     assert_trees_close(jax.vjp(jax.jit(f), X)[0], want)
 
 
-# --- arguments -----------------------------------------------------------------------------------------------------------
+# --- arguments -------------------------------------------------------------------------------------------------------
 
 
 class Mixed(nn.Module):
@@ -348,7 +356,7 @@ def test_pytree_arguments_and_outputs_with_integers():
     assert_trees_close(best, jnp.argmax((X @ kernel)[rows], -1))
 
 
-# --- residuals -----------------------------------------------------------------------------------------------------------
+# --- residuals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["eager", "jit", "checkpoint"])
@@ -394,7 +402,7 @@ def test_variables_as_residual():
     assert_trees_close((got, got_x), (want, 10 * want_x), CLOSE)
 
 
-# --- state ---------------------------------------------------------------------------------------------------------------
+# --- state -----------------------------------------------------------------------------------------------------------
 
 
 class Counting(nn.Module):
@@ -505,6 +513,32 @@ def test_state_cotangents_reach_the_rule(wrap):
     assert seen and set(seen) == {shape}
 
 
+@pytest.mark.parametrize("wrap", ["scan", "cond"])
+@pytest.mark.parametrize("used", [False, True])
+def test_state_cotangent_that_shows_at_run_time_makes_the_gradient_nan(wrap, used):
+    """Where only the compiled program knows that the state has a cotangent, a dropped gradient is NaN."""
+    model = Through(lambda self, x: nn.custom_vjp(out, forward, times(1.0, 1.0))(Normed(name="block"), x))
+    plain = Through(lambda self, x: Normed(name="block")(x))
+    variables = model.init(KEY, X)
+
+    def loss(x, model=model):
+        def run(stats, x):
+            y, state = model.apply({**variables, "batch_stats": stats}, x, mutable=["batch_stats"])
+            return state["batch_stats"], y
+
+        if wrap == "scan":
+            stats, y = jax.lax.scan(run, variables["batch_stats"], x[None])
+        else:
+            stats, y = jax.lax.cond(x[0, 0] > 0, run, lambda stats, x: run(stats, 2 * x), variables["batch_stats"], x)
+        return jnp.sum(y**3) + (sum(jnp.sum(s) for s in jax.tree.leaves(stats)) if used else 0.0)
+
+    got = jax.grad(loss)(X)
+    if used:
+        assert jnp.all(jnp.isnan(got))
+    else:
+        assert_trees_close(got, jax.grad(lambda x: loss(x, plain))(X), CLOSE)
+
+
 def test_state_cotangents_of_unused_state_are_zeros():
     def bwd(vjp_fn, ct, state_ct):
         assert_trees_close(state_ct, {"batch_stats": {"BatchNorm_0": {"mean": jnp.zeros(2), "var": jnp.zeros(2)}}})
@@ -515,7 +549,8 @@ def test_state_cotangents_of_unused_state_are_zeros():
     plain = Through(lambda self, x: Normed(name="block")(x))
     variables = model.init(KEY, X)
     got, want = (
-        jax.grad(lambda x, m=m: jnp.sum(m.apply(variables, x, mutable=["batch_stats"])[0] ** 3))(X) for m in (model, plain)
+        jax.grad(lambda x, m=m: jnp.sum(m.apply(variables, x, mutable=["batch_stats"])[0] ** 3))(X)
+        for m in (model, plain)
     )
     assert_trees_close(got, want, CLOSE)
 
@@ -571,7 +606,7 @@ def test_grad_vars_with_statistics():
     assert_trees_close(one["params"]["block"]["Dense_0"]["bias"], jnp.zeros(2))
 
 
-# --- nesting and targets --------------------------------------------------------------------------------------------------
+# --- nesting and targets ---------------------------------------------------------------------------------------------
 
 
 def test_rule_within_a_rule():

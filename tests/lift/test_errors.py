@@ -1,4 +1,4 @@
-"""Every mistake gets its own class, a text that says where it is and what to do, and leaves the variables as they were."""
+"""Every mistake has its class and a text that says where it is and what to do, and leaves the variables alone."""
 
 import re
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from liftax import core, errors, lift, nn
+from liftax import core, errors, nn
 
 from .cells import assert_trees_close
 
@@ -94,7 +94,7 @@ def check_text(error, *texts):
     assert len(str(error)) > 40, f"too little to act on: {error}"
 
 
-# --- the target ----------------------------------------------------------------------------------------------------------
+# --- the target ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", ALL)
@@ -105,7 +105,9 @@ def test_unbound_module(transform):
 
 
 @pytest.mark.parametrize("transform", ALL)
-@pytest.mark.parametrize("target", [X, 3, None, "params", nn.Dense, {"params": {}}, {"a": X}], ids=lambda t: str(t)[:12])
+@pytest.mark.parametrize(
+    "target", [X, 3, None, "params", nn.Dense, {"params": {}}, {"a": X}], ids=lambda t: str(t)[:12]
+)
 def test_target_is_no_module(transform, target):
     with pytest.raises(errors.TransformTargetError) as caught:
         call(transform, nothing, target, X)
@@ -131,7 +133,7 @@ def test_type_error_inside_fn_is_no_arity_error(transform):
     assert not isinstance(caught.value, errors.LiftaxError)
 
 
-# --- cotangents and tangents ---------------------------------------------------------------------------------------------
+# --- cotangents and tangents -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_wrong_cotangent_inside_a_module_says_cotangent_and_not_tangent():
 
     with pytest.raises(errors.CotangentError) as caught:
         Through(body).init(jax.random.key(0), X)
-    check_text(caught.value, r"\b[Cc]otangent", r"\(5,?\)", r"3, ?2")
+    check_text(caught.value, r"\b[Cc]otangent", r"\[5\]", r"3, ?2")
     assert not re.search(r"\b[Tt]angent", str(caught.value))
 
 
@@ -211,10 +213,10 @@ def test_variable_tangent_for_an_unknown_collection():
     mdl = Block().bind(VARIABLES, mutable=["batch_stats"])
     with pytest.raises((errors.UnknownCollectionError, errors.TangentError)) as caught:
         nn.jvp(out, mdl, (X,), (X,), variable_tangents={"parms": VARIABLES["params"]})
-    check_text(caught.value, "'parms'", "'params'", "batch_stats")
+    check_text(caught.value, "parms", "params", "batch_stats")
 
 
-# --- what can be differentiated ------------------------------------------------------------------------------------------
+# --- what can be differentiated --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", GRADS)
@@ -222,7 +224,7 @@ def test_variable_tangent_for_an_unknown_collection():
     ("output", "texts"),
     [
         (lambda y: y, [r"3, ?2"]),
-        (lambda y: jnp.sum(y)[None], [r"1,"]),
+        (lambda y: jnp.sum(y)[None], [r"\[1\]"]),
         (lambda y: jnp.sum(y).astype(jnp.int32), ["int32"]),
         (lambda y: jnp.sum(y) > 0, ["bool"]),
         (lambda y: jnp.sum(y) * 1j, ["complex64"]),
@@ -284,7 +286,7 @@ def test_aux_without_a_pair(transform, result):
     )
 
 
-# --- variables -----------------------------------------------------------------------------------------------------------
+# --- variables -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", ALL)
@@ -296,11 +298,14 @@ def test_missing_parameter(transform):
 
     model = Through(body)
     with pytest.raises(errors.ScopeParamNotFoundError) as caught:
+        model.apply({"params": {"inside": {"bias": jnp.ones(2)}}}, X)
+    check_text(caught.value, "kernel", "params", "/inside", "init")
+    with pytest.raises((errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound)) as caught:
         model.apply({"params": {"other": {"kernel": jnp.ones((2, 2))}}}, X)
-    check_text(caught.value, "kernel", "/inside")
+    check_text(caught.value, "kernel", "params", "/inside", "init")
     with pytest.raises(errors.ScopeCollectionNotFound) as caught:
         model.apply({"params": {}}, X)
-    check_text(caught.value, "kernel", "params", "/inside")
+    check_text(caught.value, "kernel", "params", "/inside", "init")
 
 
 @pytest.mark.parametrize("transform", ALL)
@@ -332,7 +337,7 @@ def test_failure_in_fn_writes_nothing(transform):
     Caught(OwnError).by(lambda mdl: call(transform, fn, mdl, X))
 
 
-# --- filters -------------------------------------------------------------------------------------------------------------
+# --- filters ---------------------------------------------------------------------------------------------------------
 
 FILTERS = [
     ("vjp", "vjp_variables"),
@@ -348,9 +353,9 @@ FILTERS = [
 @pytest.mark.parametrize("filter_", ["parms", ["parms"], ["parms", "batch_stats"]], ids=str)
 def test_misspelt_collection(transform, argument, filter_):
     """The text lists what there is and suggests the nearest."""
-    Caught(errors.UnknownCollectionError, "'parms'", argument, "'params'", "batch_stats", "[Dd]id you mean 'params'").by(
-        lambda mdl: call(transform, nothing, mdl, X, **{argument: filter_})
-    )
+    Caught(
+        errors.UnknownCollectionError, "'parms'", argument, "'params'", "batch_stats", "[Dd]id you mean 'params'"
+    ).by(lambda mdl: call(transform, nothing, mdl, X, **{argument: filter_}))
 
 
 @pytest.mark.parametrize(("transform", "argument"), FILTERS)
@@ -363,7 +368,7 @@ def test_filter_that_matches_nothing(transform, argument):
 @pytest.mark.parametrize(("transform", "argument"), FILTERS)
 @pytest.mark.parametrize("filter_", [3, 1.5, [1], None], ids=str)
 def test_value_that_is_no_filter(transform, argument, filter_):
-    Caught(errors.InvalidFilterError, argument).by(
+    Caught(errors.InvalidFilterError, "filter", type(filter_).__name__).by(
         lambda mdl: call(transform, nothing, mdl, X, **{argument: filter_})
     )
 
@@ -402,7 +407,7 @@ def test_default_filter_with_statistics_alone(transform):
         assert_trees_close(jnp.mean(got, 0), jnp.zeros(2), 1e-5)
 
 
-# --- custom_vjp ----------------------------------------------------------------------------------------------------------
+# --- custom_vjp ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -420,7 +425,7 @@ def test_forward_fn_without_a_pair(result):
     [
         (lambda p, x: (p,), ["1", "2"]),
         (lambda p, x: (p, x, x), ["3", "2"]),
-        (lambda p, x: x, ["tuple"]),
+        (lambda p, x: x, ["2", r"float32\[3, ?2\]"]),
         (lambda p, x: (p, x[:2]), [r"2, ?2", r"3, ?2"]),
         (lambda p, x: ({"params": {"Dense_0": p["params"]["Dense_0"]}}, x), ["BatchNorm_0"]),
         (lambda p, x: (p["params"], x), ["params"]),
@@ -461,7 +466,9 @@ def test_cotangent_of_written_state(wrap):
 def test_differentiated_array_in_a_keyword():
     """A keyword is a constant of the rule: a gradient through it would vanish without a word."""
     fn = lambda mdl, x, scale: mdl(x) * scale
-    rule = nn.custom_vjp(fn, lambda mdl, x, scale: nn.vjp(lambda m, x: fn(m, x, scale), mdl, x), lambda bwd, ct: bwd(ct))
+    rule = nn.custom_vjp(
+        fn, lambda mdl, x, scale: nn.vjp(lambda m, x: fn(m, x, scale), mdl, x), lambda bwd, ct: bwd(ct)
+    )
     model = Through(lambda self, x, scale: rule(nn.Dense(2), x, scale=scale))
     variables = model.init(jax.random.key(0), X, 2.0)
     with pytest.raises(errors.DroppedGradientError) as caught:
@@ -471,7 +478,7 @@ def test_differentiated_array_in_a_keyword():
         jax.jvp(lambda scale: jnp.sum(model.apply(variables, X, scale)), (2.0,), (1.0,))
 
 
-# --- scopes that outlive their transform ---------------------------------------------------------------------------------
+# --- scopes that outlive their transform -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", ALL)
@@ -522,7 +529,7 @@ def test_module_made_in_a_transform_used_after_it(transform):
     check_text(caught.value, "Dense_0", transform)
 
 
-# --- raw JAX transforms inside a module -----------------------------------------------------------------------------------
+# --- raw JAX transforms inside a module ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

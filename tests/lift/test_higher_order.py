@@ -22,7 +22,8 @@ class Energy(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return jnp.sum(nn.Dense(2)(jnp.tanh(nn.Dense(3)(x))) ** 2)
+        h = jnp.tanh(nn.Dense(3)(x))
+        return jnp.sum(nn.Dense(2)(h) ** 2)
 
 
 class Through(nn.Module):
@@ -45,7 +46,7 @@ PARAMS = Energy().init(KEY, X)["params"]
 INSIDE = {"params": {"block": PARAMS}}
 
 
-# --- one derivative in x after another -------------------------------------------------------------------------------------
+# --- one derivative in x after another -------------------------------------------------------------------------------
 # Each takes `f(mdl, x) -> array` to a function of the same form whose value is a directional derivative along cos(x).
 
 
@@ -190,7 +191,7 @@ def test_check_grads_with_state_and_rngs(name):
     assert_trees_close(state["stats"]["block"]["mean"], 0.5 * (X @ p["kernel"] + p["bias"]), 1e-5)
 
 
-# --- matrices ------------------------------------------------------------------------------------------------------------
+# --- matrices --------------------------------------------------------------------------------------------------------
 
 
 def test_hessian_of_a_module_by_jvp_of_grad():
@@ -225,7 +226,7 @@ def test_hessian_vector_product_in_the_parameters():
 
 
 def test_mixed_partials_agree():
-    """∂²/∂x∂p from either side: `vjp` in the variables of a `grad` in x, and raw `grad` in x of `vjp` in the variables."""
+    """∂²/∂x∂p from either side: `vjp` in the variables of a `grad` in x, and `jvp` in x of a `vjp` in the variables."""
 
     def x_then_p(self, x):
         slope = lambda mdl, x: jnp.sum(nn.grad(lambda mdl, x: mdl(x), mdl, x)[0] * jnp.asarray([1.0, 2.0]))
@@ -265,6 +266,24 @@ def test_backward_map_differentiates_and_maps():
     assert_trees_close(through_jit, at_y, CLOSE)
     assert_trees_close(pushed, at_ones, CLOSE)
     assert_trees_close(y, f(p, X), CLOSE)
+
+
+def test_backward_map_leaves_the_module():
+    """Returned from a jitted `apply`, it works outside, under jit and vmap, and twice."""
+
+    def body(self, x):
+        return nn.vjp(lambda mdl, x: jnp.tanh(mdl(x)), nn.Dense(2, name="dense"), x)
+
+    model = Through(lambda self, x: nn.Dense(2, name="dense")(x))
+    variables = model.init(KEY, X)
+    p = variables["params"]["dense"]
+    y, bwd = jax.jit(Through(body).apply)(variables, X)
+    want_y, want_bwd = jax.vjp(lambda p, x: jnp.tanh(x @ p["kernel"] + p["bias"]), p, X)
+    rows = jax.vmap(want_bwd)(jnp.eye(2))
+    assert_trees_close(y, want_y, CLOSE)
+    for call in (bwd, jax.jit(bwd), lambda ct: jax.jit(lambda b, ct: b(ct))(bwd, ct)):
+        p_ct, x_ct = jax.vmap(call)(jnp.eye(2))
+        assert_trees_close((p_ct["params"], x_ct), rows, CLOSE)
 
 
 def test_scope_functions_to_order_3():

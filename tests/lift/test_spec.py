@@ -44,7 +44,7 @@ def at_init_and_apply(model, variables, *args, **kwargs):
     return out_init, made, out
 
 
-# --- vjp -----------------------------------------------------------------------------------------------------------------
+# --- vjp -------------------------------------------------------------------------------------------------------------
 
 
 class VjpFoo(nn.Module):
@@ -86,6 +86,30 @@ def test_vjp_of_a_module_without_parameters_gives_the_empty_tree():
 
     _, _, out = at_init_and_apply(Through(body), {}, X)
     assert_trees_close(out, (4.0, ({}, 4.0)))
+
+
+NESTED = {
+    "grad": lambda fn: lambda mdl, x, y: nn.grad(fn, mdl, x, y)[0],
+    "value_and_grad": lambda fn: lambda mdl, x, y: nn.value_and_grad(fn, mdl, x, y)[1][0],
+    "jvp": lambda fn: lambda mdl, x, y: nn.jvp(fn, mdl, (x, y), (jnp.ones(()), jnp.zeros(())), variable_tangents={})[1],
+    "vjp": lambda fn: lambda mdl, x, y: (lambda z, bwd: bwd(jnp.ones(()))[1])(*nn.vjp(fn, mdl, x, y)),
+    "custom_vjp": lambda fn: NESTED["grad"](
+        nn.custom_vjp(fn, lambda mdl, x, y: nn.vjp(fn, mdl, x, y), lambda bwd, ct: bwd(ct))
+    ),
+}
+
+
+@pytest.mark.parametrize("inner", NESTED)
+def test_vjp_around_another_transform_has_one_structure_at_init_and_apply(inner):
+    """Parameters that the inner transform creates get a cotangent from the outer one."""
+
+    def body(self, x, y):
+        z, bwd = nn.vjp(NESTED[inner](lambda mdl, x, y: mdl(x, y)), LearnScale(), x, y)
+        return z, bwd(jnp.ones(()))
+
+    out_init, _, out = at_init_and_apply(Through(body), SCALE, X, Y)
+    assert_trees_close(out, (-15.0, ({"params": {"scale": -3.0}}, 0.0, 5.0)))
+    assert_trees_close(out_init, (0.0, ({"params": {"scale": -3.0}}, 0.0, 0.0)))
 
 
 def test_vjp_variables_selects_collections():
@@ -158,7 +182,7 @@ def test_reduce_axes_sums_what_is_broadcast(transform):
     assert_trees_close(params_ct, [{"params": {"scale": -3.0 * xs}}] if transform is nn.vjp else [])
 
 
-# --- grad and value_and_grad ---------------------------------------------------------------------------------------------
+# --- grad and value_and_grad -----------------------------------------------------------------------------------------
 
 
 class GradFoo(nn.Module):
@@ -201,7 +225,7 @@ def test_value_and_grad_example():
     assert_trees_close(out_init, (0.0, 0.0, 0.0))
 
 
-# --- jvp -----------------------------------------------------------------------------------------------------------------
+# --- jvp -------------------------------------------------------------------------------------------------------------
 
 
 class LearnScaleOfOne(nn.Module):
@@ -238,14 +262,30 @@ def test_jvp_example_on_a_scope():
 
     def f(scope, x):
         vars_t = jax.tree_util.tree_map(jnp.ones_like, scope.variables().get("params", {}))
-        x, out_t = lift.jvp(
-            learn_scale, scope, (x,), (jnp.zeros_like(x),), variable_tangents={"params": vars_t}
-        )
+        x, out_t = lift.jvp(learn_scale, scope, (x,), (jnp.zeros_like(x),), variable_tangents={"params": vars_t})
         return out_t
 
     out_init, made = core.init(f)(jax.random.key(0), X)
     assert_trees_close((out_init, made), (0.0, {"params": {"scale": 0.0}}))
     assert_trees_close(core.apply(f)({"params": {"scale": jnp.asarray(5.0)}}, X), X)
+
+
+def test_variable_tangents_of_variables_that_do_not_exist_yet():
+    """Tangents may be given by name at init, too: the variables are created first, then differentiated."""
+
+    def body(self, x):
+        return nn.jvp(
+            lambda mdl, x: mdl(x),
+            LearnScaleOfOne(),
+            (x,),
+            (x,),
+            variable_tangents={"params": {"test": jnp.asarray(3.0)}},
+        )
+
+    variables = {"params": {"LearnScaleOfOne_0": {"test": jnp.asarray(5.0)}}}
+    out_init, _, out = at_init_and_apply(Through(body), variables, X)
+    assert_trees_close(out, (10.0, 16.0))
+    assert_trees_close(out_init, (0.0, 6.0))
 
 
 def test_jvp_zero_tangents_for_what_is_not_named():
@@ -270,7 +310,7 @@ def test_jvp_takes_tuples_and_lists(sequence):
     assert_trees_close(out, (12.0, 12.0))
 
 
-# --- custom_vjp ----------------------------------------------------------------------------------------------------------
+# --- custom_vjp ------------------------------------------------------------------------------------------------------
 
 
 class SignFoo(nn.Module):
@@ -311,7 +351,7 @@ def test_custom_vjp_example_differentiated_at_init():
     assert_trees_close(x_grad, variables["params"]["Dense_0"]["kernel"][:, 0])
 
 
-# --- the plain function that the lifted one stands on ---------------------------------------------------------------------
+# --- the plain function that the lifted one stands on ----------------------------------------------------------------
 
 
 def test_jax_vjp_example():
