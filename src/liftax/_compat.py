@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core
 import jax.interpreters.ad
 import jax.interpreters.batching

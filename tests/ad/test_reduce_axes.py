@@ -131,6 +131,20 @@ def test_integers_and_keys_are_left_alone():
     assert n_ct.dtype == key_ct.dtype == jax.dtypes.float0
 
 
+def test_refs_are_left_alone():
+    def f(w, ref):
+        ref[...] = 2 * w
+        return (w**2).sum()
+
+    def run(w, x):
+        seen, w_ct, ref_ct = jax.new_ref(w), jax.new_ref(jnp.zeros(D)), jax.new_ref(jnp.zeros(D))
+        ad.vjp(f, w, seen, reduce_axes="batch")[1].with_refs(w_ct, ref_ct)(1.0)
+        return seen[...], w_ct[...]
+
+    got = over_batch(run, out_axes=0)(W, XS)  # a ref made under vmap is mapped, whatever is written into it
+    close(got, (jnp.stack([2 * W] * N), jnp.stack([N * 2 * W] * N)))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
 def test_dtypes_are_kept(dtype):
     w, xs = W.astype(dtype), XS.astype(dtype)

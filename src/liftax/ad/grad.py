@@ -123,10 +123,9 @@ def _value_and_grad(
             for i, primal in zip(where, mark(primals, axes) if axes else primals, strict=True):
                 full[i] = primal
             out = fun(*full, **kwargs)
-            if has_aux:
-                out, aux = demand_pair(out, what)
-            check_scalar_output(out, what, holomorphic=holomorphic)
-            return (out, aux) if has_aux else out
+            pair = demand_pair(out, what) if has_aux else (out,)
+            check_scalar_output(pair[0], what, holomorphic=holomorphic)
+            return pair if has_aux else out
 
         try:
             value, vjp_fn, *aux = jax.vjp(functools.update_wrapper(pure, fun, updated=()), *primals, has_aux=has_aux)

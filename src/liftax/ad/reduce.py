@@ -37,6 +37,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from liftax import _compat
