@@ -4,7 +4,9 @@ from liftax.core.filters import DenyList, group, in_filter, intersect, is_empty,
 from liftax.core.functional import apply, bind, init, lazy_init
 from liftax.core.meta import AxisMetadata, is_box, replace_boxed, unbox
 from liftax.core.pack import Liftable, Packed, State, View, unbind
-from liftax.core.scope import Scope, Store, Variable
+from liftax.core.scope import Scope
+from liftax.core.store import Store
+from liftax.core.variable import Variable
 
 __all__ = [
     "AxisMetadata", "DenyList", "Liftable", "Packed", "Scope", "State", "Store", "Variable", "View", "apply", "bind",

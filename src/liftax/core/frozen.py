@@ -20,12 +20,11 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
         (1, {'a': FrozenDict({'b': 1})})
     """
 
-    __slots__ = ("_data", "_hash")
+    __slots__ = ("_data",)
 
     def __init__(self, *args: Any, **kwargs: Any):
         data = {k: FrozenDict(v) if isinstance(v, Mapping) else v for k, v in dict(*args, **kwargs).items()}
         object.__setattr__(self, "_data", data)
-        object.__setattr__(self, "_hash", None)
 
     def __getitem__(self, key: K) -> V:
         return self._data[key]
@@ -43,9 +42,7 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
         return f"FrozenDict({self._data!r})"
 
     def __hash__(self) -> int:
-        if self._hash is None:
-            object.__setattr__(self, "_hash", hash(frozenset(self._data.items())))
-        return self._hash
+        return hash(frozenset(self._data.items()))
 
     def __reduce__(self) -> Any:
         return FrozenDict, (dict(self._data),)

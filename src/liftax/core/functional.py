@@ -1,7 +1,7 @@
 """`init`, `apply`, `bind`: functions of a scope made pure.
 
-    apply : (Scope -> args -> b) -> (variables, args) -> b, or (b, mutated variables)
-    init  : (Scope -> args -> b) -> (keys, args) -> (b, variables)
+apply : (Scope -> args -> b) -> (variables, args) -> b, or (b, mutated variables)
+init  : (Scope -> args -> b) -> (keys, args) -> (b, variables)
 """
 
 import functools
@@ -13,7 +13,8 @@ import jax
 from liftax import _compat, errors
 from liftax.core import rngs as _rngs
 from liftax.core.filters import in_filter
-from liftax.core.scope import Scope, Store, copied
+from liftax.core.scope import Scope, copied
+from liftax.core.store import Store
 from liftax.typing import Filter
 
 
@@ -126,7 +127,8 @@ def lazy_init(
         >>> from liftax import core
         >>> def dense(scope, x):
         ...     return x @ scope.param('kernel', jax.nn.initializers.ones, (x.shape[-1], 2))
-        >>> core.lazy_init(dense)(jax.random.key(0), jax.ShapeDtypeStruct((1024, 3), jnp.float32))['params']['kernel'].shape
+        >>> variables = core.lazy_init(dense)(jax.random.key(0), jax.ShapeDtypeStruct((1024, 3), jnp.float32))
+        >>> variables['params']['kernel'].shape
         (3, 2)
     """
 

@@ -30,7 +30,8 @@ import jax
 from liftax import errors
 from liftax.core import filters
 from liftax.core.calls import calls
-from liftax.core.scope import Scope, Store, copied
+from liftax.core.scope import Scope, copied
+from liftax.core.store import Store
 from liftax.typing import Filter, Path, PRNGKey
 
 Groups = tuple[tuple[dict[str, Any], ...], ...]
@@ -106,7 +107,8 @@ class View:
     def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
         """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root."""
         leaves = self._leaves(tree, what, error)
-        roots: list[dict[str, Any]] = [{} for _ in range(1 + max(s[1] for slots in self.slots for s in slots))]
+        count = 1 + max(index for slots in self.slots for _, index, _, _ in slots)
+        roots: list[dict[str, Any]] = [{} for _ in range(count)]
         for slots, leaf in zip(self.slots, leaves, strict=True):
             leaf = copied(leaf) if len(slots) > 1 or slots[0][2] else dict(leaf)
             for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
@@ -140,8 +142,8 @@ class Packed:
     """A target taken apart. Made by `unbind`; see the module's docstring."""
 
     __slots__ = (
-        "after", "counters", "frame", "groups", "included", "inner_mutable", "keys", "leaves", "name", "names", "parts", "replay", "roots",
-        "view",
+        "after", "counters", "frame", "groups", "included", "inner_mutable", "keys", "leaves", "name", "names", "parts",
+        "replay", "roots", "view",
     )  # fmt: skip
 
     roots: tuple[Scope, ...]

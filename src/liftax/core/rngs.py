@@ -12,6 +12,7 @@ import hashlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
@@ -33,7 +34,7 @@ def fold(key: PRNGKey, *suffix: str | int) -> PRNGKey:
         >>> from liftax.core import rngs
         >>> key = jax.random.key(0)
         >>> int(jax.random.key_data(rngs.fold(key, 'Dense_0', 1))[0])
-        1805901026
+        3043437727
     """
     return jax.random.fold_in(key, _digest(suffix)) if suffix else key
 
@@ -53,7 +54,7 @@ def is_key(x: Any) -> bool:
     """Tell whether `x` is one rng key: a typed scalar key, or a raw vector of `uint32`."""
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         return False
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x.shape == ()
     return x.dtype == np.uint32 and len(x.shape) == 1
 

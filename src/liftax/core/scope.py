@@ -7,76 +7,20 @@ when its call or transform ends, which every scope into it then reports.
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
 from liftax import _compat, errors
 from liftax.core import meta, rngs
-from liftax.core.filters import in_filter
 from liftax.core.shapes import initialized_shapes
+from liftax.core.store import Store
+from liftax.core.variable import Variable
 from liftax.typing import Filter, Path, PRNGKey
-
-T = TypeVar("T")
 
 _EMPTY: Mapping[str, Any] = {}
 _MISSING = object()
-
-
-class Store:
-    """What all scopes of one call share.
-
-    Args:
-        variables: collection -> nested dict. Mutable collections are changed in place: hand in copies.
-        keys: rng stream -> key.
-        mutable: which collections may be written.
-        flags: facts about the call, such as `initializing`.
-        owner: what the store belongs to, for error texts: `apply`, `vjp`, …
-        root_path: the path of the scope at its root.
-        known: collections that exist further out, for error texts about filters.
-    """
-
-    __slots__ = (
-        "adopted", "counters", "created", "dead", "flags", "keys", "known", "mutable", "owner", "replay", "root_path",
-        "trace", "variables", "written", "__weakref__", "_mutable",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        variables: dict[str, Any],
-        keys: Mapping[str, PRNGKey],
-        mutable: Filter,
-        flags: Mapping[str, Any],
-        owner: str,
-        root_path: Path = (),
-        known: frozenset[str] = frozenset(),
-    ):
-        self.variables = variables
-        self.keys = keys
-        self.mutable = mutable
-        self.flags = flags
-        self.owner = owner
-        self.root_path = root_path
-        self.known = known
-        self.counters: dict[Path, dict[str, int]] = {}  # path -> stream -> number of draws so far
-        self.written: dict[Path, Any] = {}  # (collection, *path from the root, name) -> last value put there
-        self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
-        self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
-        self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
-        self.trace = _compat.trace_state()
-        self.dead = False
-        self._mutable: dict[str, bool] = {}
-
-    def is_mutable(self, col: str) -> bool:
-        try:
-            return self._mutable[col]
-        except KeyError:
-            return self._mutable.setdefault(col, in_filter(self.mutable, col))
-
-    def collections(self) -> frozenset[str]:
-        """The names of all collections that exist here or further out."""
-        return self.known | self.variables.keys()
 
 
 class Scope:
@@ -349,7 +293,7 @@ class Scope:
         *init_args: Any,
         unbox: bool = True,
         **init_kwargs: Any,
-    ) -> "Variable[Any]":
+    ) -> Variable[Any]:
         """Declare a variable: create it with `init_fn(*init_args, **init_kwargs)` if it does not exist.
 
         Args:
@@ -459,53 +403,6 @@ class Scope:
             "inside a call or a transform holds its variables only until the end of it: return arrays from it, not "
             "modules or scopes."
         )
-
-
-class Variable(Generic[T]):
-    """A handle to one variable: `.value` reads and writes it.
-
-    Args:
-        scope: where the variable lives: a scope, or a module, through whichever scope it is bound to at the time.
-        collection: the collection's name.
-        name: the variable's name.
-        unbox: read and write through boxes with metadata.
-    """
-
-    __slots__ = ("_owner", "collection", "name", "unbox", "__weakref__")
-
-    def __init__(self, scope: Any, collection: str, name: str, unbox: bool = True):
-        self._owner = scope
-        self.collection = collection
-        self.name = name
-        self.unbox = unbox
-
-    @property
-    def scope(self) -> Scope:
-        """The scope that the variable lives in."""
-        return self._owner.scope
-
-    @property
-    def value(self) -> T:
-        """The value of the variable."""
-        scope = self.scope
-        value = scope.get_variable(self.collection, self.name, _MISSING)
-        if value is _MISSING:
-            raise scope._not_found(self.collection, self.name, errors.ScopeVariableNotFoundError)
-        return meta.unbox(value) if self.unbox else value
-
-    @value.setter
-    def value(self, value: T) -> None:
-        scope = self.scope
-        if self.unbox:
-            value = meta.replace_boxed(scope.get_variable(self.collection, self.name), value)
-        scope.put_variable(self.collection, self.name, value)
-
-    def is_mutable(self) -> bool:
-        """Tell whether the variable may be written."""
-        return self.scope.is_mutable_collection(self.collection)
-
-    def __repr__(self) -> str:
-        return f"Variable({self.collection}/{self.name} at {self.scope.path_text})"
 
 
 _TRUSTED = frozenset({jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal(1.0).__module__})

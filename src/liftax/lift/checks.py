@@ -8,7 +8,7 @@ import jax
 from liftax import errors
 from liftax.core import filters
 from liftax.core.pack import Packed, State, is_target
-from liftax.core.scope import Variable
+from liftax.core.variable import Variable
 from liftax.typing import Filter
 
 

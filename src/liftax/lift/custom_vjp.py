@@ -1,6 +1,7 @@
 """Lifted custom rules: a function of a module with a backward rule of your own.
 
-    custom_vjp : (Module -> a -> b) -> (Module -> a -> (b, r)) -> (r -> CT b -> (CT variables, CT a)) -> Module -> a -> b
+    custom_vjp : (Module -> a -> b) -> (Module -> a -> (b, r)) -> (r -> CT b -> (CT variables, CT a))
+                 -> Module -> a -> b
 
 One call to `jax.custom_vjp`. JAX traces the forward rule when it differentiates, which may be long after the call: in
 `grad(jit(f))` the function is traced first, the rule later. So everything the rule needs enters as an argument (every
@@ -26,7 +27,7 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, describe, explain_arity, tree_mismatch
 from liftax.core.pack import Packed, State, unbind
 from liftax.lift.checks import check_filters, check_primals
-from liftax.lift.fill import Rule, complete
+from liftax.lift.fill import Rule, complete, zero
 from liftax.typing import Filter, Path
 
 
@@ -141,7 +142,11 @@ def custom_vjp(
             (residuals, unsplit), constants = saved
             out_ct, state_ct = cotangents
             nondiff = rebuild(constants)[0]
-            given = (*(nondiff[i] for i in sorted(nondiff)), unsplit(residuals), jax.tree.map(_dense, out_ct, is_leaf=_is_zero))
+            given = (
+                *(nondiff[i] for i in sorted(nondiff)),
+                unsplit(residuals),
+                jax.tree.map(_dense, out_ct, is_leaf=_is_zero),
+            )
             if state_cotangents:
                 result = backward_fn(*given, _shaped(jax.tree.map(_dense, state_ct, is_leaf=_is_zero), packed))
                 poison = None
@@ -199,7 +204,9 @@ class _Rebuild:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Rebuild) or self.treedef != other.treedef or len(self.static) != len(other.static):
             return False
-        return all(a is b or (type(a) is type(b) and bool(a == b)) for a, b in zip(self.static, other.static, strict=True))
+        return all(
+            a is b or (type(a) is type(b) and bool(a == b)) for a, b in zip(self.static, other.static, strict=True)
+        )
 
     def __hash__(self) -> int:
         return hash((self.treedef, len(self.static)))
@@ -234,8 +241,7 @@ def _is_zero(x: Any) -> bool:
 def _dense(ct: Any) -> Any:
     if not isinstance(ct, SymbolicZero):
         return ct
-    zeros = np.zeros if ct.dtype == jax.dtypes.float0 else jnp.zeros
-    return zeros(ct.shape, ct.dtype)
+    return zero(ct)
 
 
 def _checked(result: Any, types: Any, packed: Packed) -> tuple[Any, Any]:
@@ -254,7 +260,9 @@ def _checked(result: Any, types: Any, packed: Packed) -> tuple[Any, Any]:
         rule = Rule(what, "cotangent", packed.roots[0].path_text, errors.CotangentError, missing_is_zero=False)
         wrt_ct = tuple(complete(t, g, rule) for t, g in zip(wrt, given, strict=True))
     for i, (type_, ct) in enumerate(zip(diff, result[1:], strict=True), 1):
-        found = ct is not None and None not in jax.tree.leaves(ct, is_leaf=lambda x: x is None) and tree_mismatch(type_, ct)
+        found = (
+            ct is not None and None not in jax.tree.leaves(ct, is_leaf=lambda x: x is None) and tree_mismatch(type_, ct)
+        )
         if found:
             raise errors.CotangentError(
                 f"{what} has a cotangent for argument {i}{found.path} that does not fit it: expected {found.expected}, "
@@ -285,9 +293,9 @@ def _poison(state_ct: Sequence[dict[Path, Any]], packed: Packed) -> Any:
                 known = isinstance(ct, SymbolicZero) or ct.dtype == jax.dtypes.float0 or _compat.known_zero(ct)
                 if known is False:
                     raise errors.StateCotangentError(
-                        f"custom_vjp: the variable {'/'.join(path)} at {root.path_text} was written inside the function "
-                        "with the custom rule, and a cotangent flows back into it, which the rule does not take: the "
-                        "gradient through it would be dropped. Pass state_cotangents=True and handle it in "
+                        f"custom_vjp: the variable {'/'.join(path)} at {root.path_text} was written inside the "
+                        "function with the custom rule, and a cotangent flows back into it, which the rule does not "
+                        "take: the gradient through it would be dropped. Pass state_cotangents=True and handle it in "
                         "backward_fn(…, residuals, out_ct, state_ct), or put jax.lax.stop_gradient around the value."
                     )
                 if known is None:

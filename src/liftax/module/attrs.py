@@ -12,7 +12,10 @@ from jax.sharding import PartitionSpec
 from liftax.core.frozen import FrozenDict
 
 # No module can be inside a value of one of these types. They are most of all attributes.
-ATOMIC = frozenset({bool, int, float, complex, str, bytes, type(None), type, types.FunctionType, types.BuiltinFunctionType, types.MethodType})  # fmt: skip
+ATOMIC = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), type}
+    | {types.FunctionType, types.BuiltinFunctionType, types.MethodType}
+)
 
 
 def modules_in(value: Any, is_module: Callable[[Any], bool], suffix: str = "") -> Iterator[tuple[str, Any]]:

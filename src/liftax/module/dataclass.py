@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from typing import Any, Optional
+from typing import Any
 
 from liftax import errors
 
@@ -25,7 +25,7 @@ class _Unspecified:
 
 UNSPECIFIED = _Unspecified()
 
-_NAME_TYPES = (str, Optional[str], str | None, "str", "Optional[str]", "str | None", "Union[str, None]")
+_NAME_TYPES = (str, str | None, "str", "Optional[str]", "str | None", "Union[str, None]")
 
 
 def make_dataclass(cls: Any, kw_only: bool) -> None:
@@ -33,8 +33,8 @@ def make_dataclass(cls: Any, kw_only: bool) -> None:
     annotations = dict(inspect.get_annotations(cls))
     if annotations.get("name", str) not in _NAME_TYPES or annotations.get("parent", Any) is not Any:
         raise errors.ReservedModuleAttributeError(
-            f"{cls.__name__} annotates 'parent' or 'name' as a field of its own. Every module has these two: the module "
-            "that it belongs to, and its name there. Choose other names."
+            f"{cls.__name__} annotates 'parent' or 'name' as a field of its own. Every module has these two: the "
+            "module that it belongs to, and its name there. Choose other names."
         )
     for name in annotations:
         default = cls.__dict__.get(name)
@@ -53,7 +53,7 @@ def make_dataclass(cls: Any, kw_only: bool) -> None:
 
 
 def _unbound_only(hash_: Any) -> Any:
-    def __hash__(self: Any) -> int:  # noqa: N807
+    def __hash__(self: Any) -> int:
         if self.scope is not None:
             raise TypeError(
                 f"A bound module can't be hashed: it holds variables. Hash the unbound {type(self).__name__}, or use "

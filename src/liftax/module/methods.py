@@ -1,6 +1,6 @@
 """What happens around every call of a module's method.
 
-    call : (module, method, args) -> set up if needed, push a frame, run, sow if captured, pop
+call : (module, method, args) -> set up if needed, push a frame, run, sow if captured, pop
 """
 
 import functools
@@ -30,7 +30,8 @@ def compact(fun: F) -> F:
         >>> class MLP(nn.Module):
         ...     @nn.compact
         ...     def __call__(self, x):
-        ...         return nn.Dense(1)(nn.relu(nn.Dense(8)(x)))
+        ...         x = nn.relu(nn.Dense(8)(x))
+        ...         return nn.Dense(1)(x)
         >>> jax.tree.map(jnp.shape, MLP().init(jax.random.key(0), jnp.ones(3)))['params']['Dense_0']
         {'bias': (8,), 'kernel': (3, 8)}
     """
@@ -99,7 +100,7 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
             return out
         finally:
             calls.top = frame
-            if is_compact:
+            if is_compact and scope is not None:
                 scope.reservations = {}
                 if not was_compact:
                     state.in_compact = False

@@ -1,16 +1,15 @@
 """Module: a dataclass of hyperparameters that, once bound to a scope, holds variables.
 
-Unbound, a module is a description. `init`, `apply` and `bind` bind a copy of it to a scope; submodules made in
-`setup` or in a `@compact` method bind themselves to child scopes. What a module holds while it is bound is in its
-`__dict__` alone, so that a lifted transform can put another scope under it and take it away again.
+`init`, `apply` and `bind` bind a copy of it (see `liftax.module.binding`); its methods declare, read and write
+variables and draw keys through the scope that it is bound to.
 """
 
 import dataclasses
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -18,56 +17,18 @@ import jax.numpy as jnp
 from liftax import core, errors
 from liftax.core.calls import calls
 from liftax.core.pack import is_target
-from liftax.core.scope import Scope, Variable
-from liftax.module.attrs import ATOMIC, map_modules, modules_in
-from liftax.module.dataclass import UNSPECIFIED, make_dataclass
+from liftax.core.scope import Scope
+from liftax.core.variable import Variable
+from liftax.module.binding import Binding, place
+from liftax.module.dataclass import make_dataclass
 from liftax.module.methods import wrap_methods
 from liftax.typing import Filter, Path, PRNGKey
 
 M = TypeVar("M", bound="Module")
 
 
-class _State:
-    """What a module knows about its own making.
-
-    Args:
-        bound: its fields are bound; attributes are frozen from here on.
-        in_setup: `setup` runs now.
-        setup_done: `setup` has run.
-        in_compact: a `@compact` method runs now.
-        names: class name -> next number, for automatic names.
-        children: name -> submodule, or the collection of a variable.
-    """
-
-    __slots__ = ("bound", "children", "in_compact", "in_setup", "names", "setup_done")
-
-    def __init__(self) -> None:
-        self.bound = self.in_setup = self.setup_done = self.in_compact = False
-        self.names: dict[str, int] = {}
-        self.children: dict[str, Any] = {}
-
-    def copy(self) -> "_State":
-        new = _State.__new__(_State)
-        new.bound, new.in_setup, new.setup_done = self.bound, self.in_setup, self.setup_done
-        new.in_compact, new.names, new.children = self.in_compact, dict(self.names), dict(self.children)
-        return new
-
-
-class _Parent:
-    """The parent of a module: a Module (held weakly, so that modules form no cycles), a Scope, or None."""
-
-    def __get__(self, module: Any, cls: type) -> Any:
-        if module is None:
-            return self
-        ref = module.__dict__.get("_parent")
-        return ref() if isinstance(ref, weakref.ref) else ref
-
-    def __set__(self, module: Any, parent: Any) -> None:
-        module.__dict__["_parent"] = weakref.ref(parent) if isinstance(parent, Module) else parent
-
-
 @dataclass_transform(field_specifiers=(dataclasses.field,))
-class Module:
+class Module(Binding):
     """Base class of layers and models.
 
     Subclasses are dataclasses: their annotated attributes are hyperparameters. Submodules and variables are made in
@@ -92,165 +53,10 @@ class Module:
         Array([3., 3.], dtype=float32)
     """
 
-    scope: Any = None
-    parent: Any = _Parent()
-    name: str | None = None
-    field_names: ClassVar[tuple[str, ...]] = ()
-    _state: Any = None
-
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         make_dataclass(cls, kw_only)
         wrap_methods(cls)
-
-    # --- making and binding ------------------------------------------------------------------------------------------
-
-    def __post_init__(self) -> None:
-        own = self.__dict__
-        state = own["_state"] = _State()
-        parent = self.parent
-        if parent is UNSPECIFIED:
-            parent = self.parent = calls.top.module
-        if parent is None:
-            return
-        if isinstance(parent, Module):
-            theirs = parent._state
-            if theirs.in_setup and self.name is None:
-                return  # bound when setup assigns it to an attribute, which names it
-            if theirs.bound and not theirs.in_setup and not theirs.in_compact:
-                cls = type(self).__name__
-                raise errors.AssignSubModuleError(
-                    f"{cls} was made in a method of {_place(parent)} that is not marked @compact. Submodules are made "
-                    f"in setup (self.layer = {cls}(…)) or in a @compact method; made outside of the module, they are "
-                    f"passed in as fields, or stay unbound with parent=None."
-                )
-            if self.name is None:
-                prefix = type(self).__name__
-                number = theirs.names.get(prefix, 0)
-                theirs.names[prefix] = number + 1
-                own["name"] = f"{prefix}_{number}"
-            if parent.scope is None:
-                raise errors.UnboundModuleError(
-                    f"{type(self).__name__} was made inside {type(parent).__name__}, which is not bound. Run it "
-                    "through init or apply."
-                )
-            own["scope"] = parent.scope.push(self.name)
-            theirs.children[own["name"]] = self
-        elif isinstance(parent, Scope):
-            own["scope"] = parent
-        else:
-            raise TypeError(f"The parent of a module is None, a Module or a Scope, not a {type(parent).__name__}.")
-        self._adopt_fields()
-        state.bound = True
-
-    def _adopt_fields(self) -> None:
-        own = self.__dict__
-        for name in self.field_names:
-            value = own.get(name, _MISSING)
-            if value is not _MISSING and type(value) not in ATOMIC:
-                self._adopt(name, value)
-
-    def _adopt(self, name: str, value: Any) -> None:
-        """Set an attribute; bind the unbound modules in it as submodules named after it."""
-        fresh: list[Module] = []
-
-        def adopt(suffix: str, module: Module) -> Module:
-            if module.parent is None and module.scope is None:  # from outside: bind a copy, one for all who hold it
-                store = self.scope.store
-                if store.adopted is None:
-                    store.adopted = weakref.WeakValueDictionary()
-                copy = store.adopted.get(id(module))
-                if copy is None or copy.__dict__["_template"] is not module:
-                    copy = module.clone(name=None)
-                    copy.__dict__["_template"] = module
-                    store.adopted[id(module)] = copy
-                module = copy
-            if module.name is None:
-                module.parent = self
-                module.__dict__["name"] = f"{name}{suffix}"
-                fresh.append(module)
-            return module
-
-        self.__dict__[name] = map_modules(value, _is_module, adopt)
-        for module in fresh:
-            module.__post_init__()
-
-    def _set_up(self) -> None:
-        state = self._state
-        state.in_setup = True
-        try:
-            if type(self).setup is not Module.setup:
-                self.setup()
-        finally:
-            state.in_setup = False
-            state.setup_done = True
-
-    def setup(self) -> None:
-        """Make submodules and variables, as attributes. Called once, before the first use of the bound module."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        state = self.__dict__.get("_state")
-        if state is None or not (state.bound or state.in_setup) or name in ("parent", "__dict__", "__class__"):
-            object.__setattr__(self, name, value)
-        elif not state.in_setup:
-            raise errors.SetAttributeFrozenModuleError(
-                f"{type(self).__name__}.{name} = … at {_place(self)}: attributes of a bound module can be set in setup "
-                "only. Keep values that change in a variable: self.variable(collection, name, init_fn)."
-            )
-        elif name in self.field_names:
-            raise errors.SetAttributeInModuleSetupError(
-                f"{type(self).__name__}.{name} = … at {_place(self)}: {name!r} is a dataclass field, and setup can't "
-                "set it. Give the attribute another name."
-            )
-        else:
-            self._adopt(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        own = self.__dict__
-        state = own.get("_state")
-        if state is None or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
-        if inspect.getattr_static(type(self), name, None) is not None:
-            try:
-                return object.__getattribute__(self, name)
-            except AttributeError as error:
-                raise errors.DescriptorAttributeError(
-                    f"The property {type(self).__name__}.{name} raised an AttributeError: {error}"
-                ) from error
-        if self.scope is not None and not state.setup_done and not state.in_setup:
-            self._set_up()
-            if name in own:
-                return own[name]
-        hint = errors.nearest(name, own)
-        if self.scope is None:
-            hint += " Attributes that setup makes are there only while the module is bound: inside init or apply."
-        raise AttributeError(f"{type(self).__name__} at {_place(self)} has no attribute {name!r}.{hint}")
-
-    def clone(self: M, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any) -> M:
-        """Return a new module with the same fields, unbound unless `parent` is given.
-
-        Args:
-            parent: a Module or a Scope to bind it to.
-            **updates: fields to change.
-        """
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
-        fields.update(parent=parent, **updates)
-        if _deep_clone is not False:
-            memo: dict[int, Any] = {} if _deep_clone is True else _deep_clone
-            names = {"name": None} if _reset_names else {}
-
-            def copy(_: str, module: Module) -> Module:
-                if id(module) not in memo:
-                    memo[id(module)] = module.clone(_deep_clone=memo, _reset_names=_reset_names, **names)
-                return memo[id(module)]
-
-            for name in self.field_names:
-                fields[name] = map_modules(fields[name], _is_module, copy)
-        return type(self)(**fields)
-
-    def copy(self: M, *, parent: Any = UNSPECIFIED, name: str | None = None, **updates: Any) -> M:
-        """Return a new module with the same fields that belongs to the module whose method runs now."""
-        return self.clone(parent=parent, name=name, _deep_clone=True, **updates)
 
     def bind(self: M, variables: Mapping[str, Any], *, rngs: Any = None, mutable: Filter = False) -> M:
         """Return a copy that is bound to `variables`, to be used step by step.
@@ -471,7 +277,7 @@ class Module:
         return True
 
     def perturb(self, name: str, value: Any, collection: str = "perturbations") -> Any:
-        """Add a variable of zeros to `value`, so that the gradient with respect to it is that of the intermediate value.
+        """Add a variable of zeros to `value`: the gradient with respect to it is that of the intermediate value.
 
         Args:
             name: the variable's name.
@@ -535,36 +341,10 @@ class Module:
         state = self._state
         if not (state.in_compact or state.in_setup or not state.bound):
             raise errors.AssignSubModuleError(
-                f"self.{what}({name!r}, …) at {_place(self)}: parameters and variables are declared in setup or in a "
+                f"self.{what}({name!r}, …) at {place(self)}: parameters and variables are declared in setup or in a "
                 "method marked @compact."
             )
         return scope
-
-    # --- being lifted (see liftax.core.pack) -------------------------------------------------------------------------
-
-    def lift_parts(self) -> Sequence[tuple[Path, "Module"]]:
-        """Return this module and every module that it reaches, each with the field path that leads there."""
-        return list(_reach(self, (), set()))
-
-    def lift_snapshot(self) -> dict[str, Any]:
-        """Return the state of this module alone."""
-        return {**self.__dict__, "_state": self._state.copy()}
-
-    def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
-        """Take on `snapshot`, bound to `scope`; return what was before."""
-        saved = self.__dict__
-        self.__dict__ = {**snapshot, "_state": snapshot["_state"].copy(), "scope": scope}
-        return saved
-
-    def lift_restore(self, saved: dict[str, Any]) -> dict[str, int] | None:
-        """Go back to what was before; return the automatic names that were given since."""
-        names = self._state.names
-        self.__dict__ = saved
-        return names or None
-
-    def lift_continue(self, names: dict[str, int]) -> None:
-        """Continue automatic naming after `names`."""
-        self._state.names = dict(names)
 
     def __repr__(self) -> str:
         from liftax.module.text import module_text  # on demand: tracing never needs it
@@ -588,36 +368,10 @@ class _Owner:
 
 
 _MISSING = object()
-_OWN = frozenset({"_state", "scope", "_parent", "_template", "name"})
-
-
-def _is_module(x: Any) -> bool:
-    return isinstance(x, Module)
 
 
 def _is_call(module: Module, method: str) -> bool:
     return method == "__call__"
-
-
-def _reach(module: Module, prefix: Path, seen: set[int]) -> Iterator[tuple[Path, Module]]:
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    yield prefix, module
-    own = module.__dict__
-    for name, value in own.items():
-        if type(value) not in ATOMIC and name not in _OWN:
-            for suffix, part in modules_in(value, _is_module):
-                yield from _reach(part, (*prefix, f"{name}{suffix}"), seen)
-    for name, child in own["_state"].children.items():
-        if isinstance(child, Module):
-            yield from _reach(child, (*prefix, name), seen)
-
-
-def _place(module: Module) -> str:
-    if module.scope is None:
-        return f"an unbound {type(module).__name__}"
-    return f"{module.scope.path_text} ({type(module).__name__})"
 
 
 def _check_instance(module: Any, what: str) -> None:

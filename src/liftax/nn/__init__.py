@@ -2,7 +2,7 @@
 
 from liftax.core import DenyList
 from liftax.core.frozen import FrozenDict
-from liftax.core.scope import Variable
+from liftax.core.variable import Variable
 from liftax.lift import custom_vjp, grad, jvp, value_and_grad, vjp
 from liftax.module import Module, compact, merge_param, nowrap
 from liftax.nn import initializers

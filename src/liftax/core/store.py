@@ -1,0 +1,78 @@
+"""Store: what all scopes of one call share: variables, keys, and the rules for them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from liftax import _compat
+from liftax.core.filters import in_filter
+from liftax.typing import Filter, Path, PRNGKey
+
+
+class Store:
+    """What all scopes of one call share.
+
+    Args:
+        variables: collection -> nested dict. Mutable collections are changed in place: hand in copies.
+        keys: rng stream -> key.
+        mutable: which collections may be written.
+        flags: facts about the call, such as `initializing`.
+        owner: what the store belongs to, for error texts: `apply`, `vjp`, …
+        root_path: the path of the scope at its root.
+        known: collections that exist further out, for error texts about filters.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_mutable",
+        "adopted",
+        "counters",
+        "created",
+        "dead",
+        "flags",
+        "keys",
+        "known",
+        "mutable",
+        "owner",
+        "replay",
+        "root_path",
+        "trace",
+        "variables",
+        "written",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        variables: dict[str, Any],
+        keys: Mapping[str, PRNGKey],
+        mutable: Filter,
+        flags: Mapping[str, Any],
+        owner: str,
+        root_path: Path = (),
+        known: frozenset[str] = frozenset(),
+    ):
+        self.variables = variables
+        self.keys = keys
+        self.mutable = mutable
+        self.flags = flags
+        self.owner = owner
+        self.root_path = root_path
+        self.known = known
+        self.counters: dict[Path, dict[str, int]] = {}  # path -> stream -> number of draws so far
+        self.written: dict[Path, Any] = {}  # (collection, *path from the root, name) -> last value put there
+        self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
+        self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
+        self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
+        self.trace = _compat.trace_state()
+        self.dead = False
+        self._mutable: dict[str, bool] = {}
+
+    def is_mutable(self, col: str) -> bool:
+        """Tell whether the collection `col` may be written."""
+        try:
+            return self._mutable[col]
+        except KeyError:
+            return self._mutable.setdefault(col, in_filter(self.mutable, col))
+
+    def collections(self) -> frozenset[str]:
+        """The names of all collections that exist here or further out."""
+        return self.known | self.variables.keys()

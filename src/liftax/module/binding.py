@@ -1,0 +1,277 @@
+"""Binding: how a module comes to hold variables, and how it is taken away from them again.
+
+Unbound, a module is a description. Bound, it has a `scope`. Submodules made in `setup` or in a `@compact` method bind
+themselves to child scopes; modules given as fields are bound under the name of the field. What a module holds while it
+is bound is in its `__dict__` alone, so that a lifted transform can put another scope under it and take it away again.
+"""
+
+import dataclasses
+import inspect
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from liftax import errors
+from liftax.core.calls import calls
+from liftax.core.scope import Scope
+from liftax.module.attrs import ATOMIC, map_modules, modules_in
+from liftax.module.dataclass import UNSPECIFIED
+from liftax.typing import Path
+
+M = TypeVar("M", bound="Binding")
+_MISSING = object()
+
+
+class _State:
+    """What a module knows about its own making.
+
+    Args:
+        bound: its fields are bound; attributes are frozen from here on.
+        in_setup: `setup` runs now.
+        setup_done: `setup` has run.
+        in_compact: a `@compact` method runs now.
+        names: class name -> next number, for automatic names.
+        children: name -> submodule, or the collection of a variable.
+    """
+
+    __slots__ = ("bound", "children", "in_compact", "in_setup", "names", "setup_done")
+
+    def __init__(self) -> None:
+        self.bound = self.in_setup = self.setup_done = self.in_compact = False
+        self.names: dict[str, int] = {}
+        self.children: dict[str, Any] = {}
+
+    def copy(self) -> "_State":
+        new = _State.__new__(_State)
+        new.bound, new.in_setup, new.setup_done = self.bound, self.in_setup, self.setup_done
+        new.in_compact, new.names, new.children = self.in_compact, dict(self.names), dict(self.children)
+        return new
+
+
+class _Parent:
+    """The parent of a module: a Module (held weakly, so that modules form no cycles), a Scope, or None."""
+
+    def __get__(self, module: Any, cls: type) -> Any:
+        if module is None:
+            return self
+        ref = module.__dict__.get("_parent")
+        return ref() if isinstance(ref, weakref.ref) else ref
+
+    def __set__(self, module: Any, parent: Any) -> None:
+        module.__dict__["_parent"] = weakref.ref(parent) if isinstance(parent, Binding) else parent
+
+
+class Binding:
+    """What a module is as an object: made, named, bound, set up, cloned, lifted. See `Module`."""
+
+    scope: Any = None
+    parent: Any = _Parent()
+    name: str | None = None
+    field_names: ClassVar[tuple[str, ...]] = ()
+    _state: Any = None
+
+    # --- making and binding ------------------------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        own = self.__dict__
+        state = own["_state"] = _State()
+        parent = self.parent
+        if parent is UNSPECIFIED:
+            parent = self.parent = calls.top.module
+        if parent is None:
+            return
+        if isinstance(parent, Binding):
+            theirs = parent._state
+            if theirs.in_setup and self.name is None:
+                return  # bound when setup assigns it to an attribute, which names it
+            if theirs.bound and not theirs.in_setup and not theirs.in_compact:
+                cls = type(self).__name__
+                raise errors.AssignSubModuleError(
+                    f"{cls} was made in a method of {place(parent)} that is not marked @compact. Submodules are made "
+                    f"in setup (self.layer = {cls}(…)) or in a @compact method; made outside of the module, they are "
+                    f"passed in as fields, or stay unbound with parent=None."
+                )
+            if self.name is None:
+                prefix = type(self).__name__
+                number = theirs.names.get(prefix, 0)
+                theirs.names[prefix] = number + 1
+                own["name"] = f"{prefix}_{number}"
+            if parent.scope is None:
+                raise errors.UnboundModuleError(
+                    f"{type(self).__name__} was made inside {type(parent).__name__}, which is not bound. Run it "
+                    "through init or apply."
+                )
+            own["scope"] = parent.scope.push(self.name)
+            theirs.children[own["name"]] = self
+        elif isinstance(parent, Scope):
+            own["scope"] = parent
+        else:
+            raise TypeError(f"The parent of a module is None, a Module or a Scope, not a {type(parent).__name__}.")
+        self._adopt_fields()
+        state.bound = True
+
+    def _adopt_fields(self) -> None:
+        own = self.__dict__
+        for name in self.field_names:
+            value = own.get(name, _MISSING)
+            if value is not _MISSING and type(value) not in ATOMIC:
+                self._adopt(name, value)
+
+    def _adopt(self, name: str, value: Any) -> None:
+        """Set an attribute; bind the unbound modules in it as submodules named after it."""
+        fresh: list[Binding] = []
+
+        def adopt(suffix: str, module: "Binding") -> "Binding":
+            if module.parent is None and module.scope is None:  # from outside: bind a copy, one for all who hold it
+                store = self.scope.store
+                if store.adopted is None:
+                    store.adopted = weakref.WeakValueDictionary()
+                copy = store.adopted.get(id(module))
+                if copy is None or copy.__dict__["_template"] is not module:
+                    copy = module.clone(name=None)
+                    copy.__dict__["_template"] = module
+                    store.adopted[id(module)] = copy
+                module = copy
+            if module.name is None:
+                module.parent = self
+                module.__dict__["name"] = f"{name}{suffix}"
+                fresh.append(module)
+            return module
+
+        self.__dict__[name] = map_modules(value, _is_module, adopt)
+        for module in fresh:
+            module.__post_init__()
+
+    def _set_up(self) -> None:
+        state = self._state
+        state.in_setup = True
+        try:
+            if type(self).setup is not Binding.setup:
+                self.setup()
+        finally:
+            state.in_setup = False
+            state.setup_done = True
+
+    def setup(self) -> None:
+        """Make submodules and variables, as attributes. Called once, before the first use of the bound module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        state = self.__dict__.get("_state")
+        if state is None or not (state.bound or state.in_setup) or name in ("parent", "__dict__", "__class__"):
+            object.__setattr__(self, name, value)
+        elif not state.in_setup:
+            raise errors.SetAttributeFrozenModuleError(
+                f"{type(self).__name__}.{name} = … at {place(self)}: attributes of a bound module can be set in setup "
+                "only. Keep values that change in a variable: self.variable(collection, name, init_fn)."
+            )
+        elif name in self.field_names:
+            raise errors.SetAttributeInModuleSetupError(
+                f"{type(self).__name__}.{name} = … at {place(self)}: {name!r} is a dataclass field, and setup can't "
+                "set it. Give the attribute another name."
+            )
+        else:
+            self._adopt(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__
+        state = own.get("_state")
+        if state is None or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        if inspect.getattr_static(type(self), name, None) is not None:
+            try:
+                return object.__getattribute__(self, name)
+            except AttributeError as error:
+                raise errors.DescriptorAttributeError(
+                    f"The property {type(self).__name__}.{name} raised an AttributeError: {error}"
+                ) from error
+        if self.scope is not None and not state.setup_done and not state.in_setup:
+            self._set_up()
+            if name in own:
+                return own[name]
+        hint = errors.nearest(name, own)
+        if self.scope is None:
+            hint += " Attributes that setup makes are there only while the module is bound: inside init or apply."
+        raise AttributeError(f"{type(self).__name__} at {place(self)} has no attribute {name!r}.{hint}")
+
+    def clone(
+        self: M, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any
+    ) -> M:
+        """Return a new module with the same fields, unbound unless `parent` is given.
+
+        Args:
+            parent: a Module or a Scope to bind it to.
+            **updates: fields to change.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
+        fields.update(parent=parent, **updates)
+        if _deep_clone is not False:
+            memo: dict[int, Any] = {} if _deep_clone is True else _deep_clone
+            names = {"name": None} if _reset_names else {}
+
+            def copy(_: str, module: "Binding") -> "Binding":
+                if id(module) not in memo:
+                    memo[id(module)] = module.clone(_deep_clone=memo, _reset_names=_reset_names, **names)
+                return memo[id(module)]
+
+            for name in self.field_names:
+                fields[name] = map_modules(fields[name], _is_module, copy)
+        return type(self)(**fields)
+
+    def copy(self: M, *, parent: Any = UNSPECIFIED, name: str | None = None, **updates: Any) -> M:
+        """Return a new module with the same fields that belongs to the module whose method runs now."""
+        return self.clone(parent=parent, name=name, _deep_clone=True, **updates)
+
+    # --- being lifted (see liftax.core.pack) -------------------------------------------------------------------------
+
+    def lift_parts(self) -> Sequence[tuple[Path, "Binding"]]:
+        """Return this module and every module that it reaches, each with the field path that leads there."""
+        return list(_reach(self, (), set()))
+
+    def lift_snapshot(self) -> dict[str, Any]:
+        """Return the state of this module alone."""
+        return {**self.__dict__, "_state": self._state.copy()}
+
+    def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
+        """Take on `snapshot`, bound to `scope`; return what was before."""
+        saved = self.__dict__
+        self.__dict__ = {**snapshot, "_state": snapshot["_state"].copy(), "scope": scope}
+        return saved
+
+    def lift_restore(self, saved: dict[str, Any]) -> dict[str, int] | None:
+        """Go back to what was before; return the automatic names that were given since."""
+        names = self._state.names
+        self.__dict__ = saved
+        return names or None
+
+    def lift_continue(self, names: dict[str, int]) -> None:
+        """Continue automatic naming after `names`."""
+        self._state.names = dict(names)
+
+
+_OWN = frozenset({"_state", "scope", "_parent", "_template", "name"})
+
+
+def _is_module(x: Any) -> bool:
+    return isinstance(x, Binding)
+
+
+def _reach(module: "Binding", prefix: Path, seen: set[int]) -> Iterator[tuple[Path, Binding]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield prefix, module
+    own = module.__dict__
+    for name, value in own.items():
+        if type(value) not in ATOMIC and name not in _OWN:
+            for suffix, part in modules_in(value, _is_module):
+                yield from _reach(part, (*prefix, f"{name}{suffix}"), seen)
+    for name, child in own["_state"].children.items():
+        if isinstance(child, Binding):
+            yield from _reach(child, (*prefix, name), seen)
+
+
+def place(module: "Binding") -> str:
+    """Say where a module is, for error texts: `/Encoder_0 (Encoder)`."""
+    if module.scope is None:
+        return f"an unbound {type(module).__name__}"
+    return f"{module.scope.path_text} ({type(module).__name__})"
