@@ -94,6 +94,14 @@ def test_no_frame_between_the_caller_and_fun_but_vjp():
     assert depth(ad.vjp, has_aux=True) == 2
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"has_aux": True}])
+def test_jax_speaks_of_fun_by_its_name(kwargs):
+    def energy(x):
+        return (x, x) if kwargs else x
+
+    assert ad.vjp(energy, 1.0, **kwargs)[1].jaxpr.debug_info.func_src_info.startswith("energy at ")
+
+
 def test_traces_to_the_program_of_jax():
     def run(vjp):
         return str(jax.make_jaxpr(lambda p, x: vjp(mlp, p, x)[1](CT))(PARAMS, X))
