@@ -14,8 +14,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c co
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/.with-demo ## run the demonstration (ARGS= goes to it)
-	$(BIN)/python examples/demo.py $(ARGS)
+demo: .venv/.with-demo ## learn a force field from forces and run dynamics on it (ARGS=--quick for a look)
+	$(BIN)/python examples/force_field.py $(ARGS)
 
 test: .venv/.with-test,demo ## run the suite without the long sweep (ARGS= goes to pytest)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not long" $(ARGS)
@@ -45,7 +45,7 @@ hooks: .venv/.with-dev .venv/.with-lint ## check every commit before it is made
 	$(BIN)/pre-commit install
 
 clean: ## remove environments, caches and built pages
-	rm -rf .venv .venvs docs/_build docs/reference/generated .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs .cache docs/_build examples/out .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment with extras: `.venv/.with-test,demo` stands for `pip install -e .[test,demo]`. The stamps make a second

@@ -45,20 +45,17 @@ def resolve_name(app, env, node, contnode):
     return None if name.startswith("liftax") else contnode
 
 
-unparsed = {}
-
-
 def before_napoleon(app, what, name, obj, options, lines):
-    """Keep the docstrings of properties that are one paragraph: napoleon takes what precedes a colon for a type."""
-    if what in ("attribute", "property") and "" not in lines[:-1]:
-        unparsed[name] = list(lines)
+    """Hide colons where napoleon takes what precedes them for a type: in properties, and below `Returns:`."""
+    for i, line in enumerate(lines):
+        if (what in ("attribute", "property") and i == 0) or (i and lines[i - 1].strip() == "Returns:"):
+            lines[i] = line.replace(": ", "\0 ")
 
 
 def after_napoleon(app, what, name, obj, options, lines):
-    """Restore what `before_napoleon` kept, and escape what plain text may hold and reStructuredText would interpret."""
-    if name in unparsed:
-        lines[:] = unparsed.pop(name)
+    """Show them again, and escape what plain text may hold and reStructuredText would interpret."""
     for i, line in enumerate(lines):
+        lines[i] = line = line.replace("\0", ":")
         if not line.lstrip().startswith((">>>", "...")):
             line = re.sub(r"(`[^`]+`)(\w?)", lambda m: f"{m[1]}\\ {m[2]}" if m[2] else m[1], line)  # `jax.Array`s
             lines[i] = re.sub(r"(?<![\w`*\\])\*(?=\w+[,)])", r"\\*", line)  # (collection, *path)
