@@ -26,6 +26,7 @@ from liftax.nn.dtypes import cast, constant, matched
 from liftax.nn.initializers import ones_init, zeros_init
 from liftax.nn.linear import add_bias
 from liftax.nn.location import place
+from liftax.nn.masking import keep
 from liftax.typing import Array, Initializer
 
 __all__ = ["BatchNorm", "LayerNorm"]
@@ -290,8 +291,7 @@ def _statistics(
 
     if mask is not None:
         mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
-        # Before anything else is done with them, so that a NaN where the mask is False reaches no gradient.
-        values = _select(mask, values)
+        values = keep(mask, values)
 
     def mean_of(*arrays: Array) -> tuple[Array, ...]:
         means = _means(arrays, axes, mask)
@@ -305,7 +305,7 @@ def _statistics(
     (mean,) = mean_of(values)
     centered = _subtract_mean(values, mean, axes)
     square = _abs_square(centered)
-    (var,) = mean_of(square if mask is None else _select(mask, square))
+    (var,) = mean_of(square if mask is None else keep(mask, square))
     return _Statistics(source, mean, var, centered if exact and mask is None else None)
 
 
@@ -364,11 +364,6 @@ def _along(v: Array, axes: tuple[int, ...], x: Array) -> Array:
     if v.ndim in (0, x.ndim):
         return v
     return lax.broadcast_in_dim(v, [x.shape[i] if i in axes else 1 for i in range(x.ndim)], axes)
-
-
-def _select(mask: Array, x: Array) -> Array:
-    """Return `x` where `mask` is True, and 0 elsewhere."""
-    return lax.select(mask, x, lax.broadcast_in_dim(constant(0, x), x.shape, ()))
 
 
 def _abs_square(x: Array) -> Array:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from liftax.module import Module, compact, merge_param
 from liftax.nn import dtypes
 from liftax.nn.location import place
+from liftax.nn.masking import keep
 from liftax.typing import Array, PRNGKey
 
 __all__ = ["Dropout"]
@@ -81,13 +82,9 @@ class Dropout(Module):
                 f"{place(self)} got inputs of dtype {x.dtype.name}, expected a floating-point or complex dtype: the "
                 "elements that are kept are divided by 1 - rate. Cast the inputs."
             )
-        shape = self._mask_shape(x.shape)
-        keep = 1.0 - float(self.rate)
-        mask = _bernoulli(self.make_rng(self.rng_collection) if rng is None else rng, keep, shape)
-        if shape != x.shape:
-            mask = lax.broadcast_in_dim(mask, x.shape, range(x.ndim))
-        dropped = lax.broadcast_in_dim(dtypes.constant(0, x), x.shape, ())
-        return lax.select(mask, lax.div(x, dtypes.constant(keep, x)), dropped)
+        shape, kept = self._mask_shape(x.shape), 1.0 - float(self.rate)
+        mask = _bernoulli(self.make_rng(self.rng_collection) if rng is None else rng, kept, shape)
+        return keep(mask, lax.div(x, dtypes.constant(kept, x)))
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `shape` with size 1 along `broadcast_dims`."""

@@ -1,0 +1,297 @@
+"""What the layers say to wrong input, and what they do where a comparison with flax.linen does not reach."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from liftax import errors, nn
+from liftax.nn.stochastic import _bernoulli
+
+KEY = jax.random.key(3)
+X = jnp.asarray(np.sin(np.arange(12.0)).reshape(4, 3), jnp.float32)
+LAYERS = ["Dense", "Embed", "LayerNorm", "BatchNorm", "Dropout", "Sequential"]
+
+
+class Outer(nn.Module):
+    """Holds a layer, so that its path is not the root."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_fields_and_call_are_linens(name: str) -> None:
+    ours, theirs = getattr(nn, name), getattr(flax.linen, name)
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    assert list(inspect.signature(ours.__call__).parameters) == list(inspect.signature(theirs.__call__).parameters)
+    for field in dataclasses.fields(theirs):
+        if field.name in ("parent", "name"):
+            continue  # those of Module
+        default = ours.__dataclass_fields__[field.name].default
+        if callable(field.default) and field.name != "param_dtype":
+            # A function made by a factory, such as lecun_normal(), is another object each time it is made.
+            assert default.__qualname__ == field.default.__qualname__, field.name
+        else:
+            assert default is dataclasses.MISSING or default == field.default, field.name
+
+
+@pytest.mark.parametrize("module", ["activation", "initializers"])
+def test_names_are_linens(module: str) -> None:
+    theirs = getattr(flax.linen, module)
+    ours = importlib.import_module(f"liftax.nn.{module}")
+    functions = {name: f for name, f in vars(theirs).items() if getattr(f, "__module__", "").startswith("jax.")}
+    assert len(functions) > 15
+    for name, function in functions.items():
+        assert getattr(ours, name) is function
+        assert name in ours.__all__
+
+
+def test_initializers_made_without_arguments() -> None:
+    assert nn.initializers.zeros_init() is flax.linen.zeros_init()
+    assert nn.initializers.ones_init() is flax.linen.ones_init()
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+def run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return Outer(layer).init(KEY, *args, **kwargs)
+
+
+def applied_to_5(layer: nn.Module, **kwargs: Any) -> Any:
+    """Make variables for 3 features, and use them with 5."""
+    variables = Outer(layer).init(KEY, X, **kwargs)
+    return Outer(layer).apply(variables, jnp.ones((4, 5)), mutable=["batch_stats"], **kwargs)
+
+
+ERRORS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
+    ("dense-scalar", lambda: run(nn.Dense(2), 1.0), ValueError, r"/inner \(Dense\) got a scalar.*shape \(\.\.\., d\)"),
+    ("dense-features", lambda: applied_to_5(nn.Dense(2)), errors.ScopeParamShapeError, r"kernel.*/inner"),
+    ("dense-dtype", lambda: run(nn.Dense(2, dtype=jnp.int32), X), ValueError, "dtype=int32.*floating-point"),
+    ("embed-floats", lambda: run(nn.Embed(5, 3), X), ValueError, r"/inner \(Embed\).*float32.*integers"),
+    ("embed-bools", lambda: run(nn.Embed(5, 3), X > 0), ValueError, r"/inner \(Embed\).*bool.*integers"),
+    (
+        "attend-size",
+        lambda: nn.Embed(5, 2).init(KEY, X, method="attend"),
+        ValueError,
+        r"attend at / \(Embed\).*\(4, 3\).*\(\.\.\., 2\)",
+    ),
+    (
+        "attend-scalar",
+        lambda: nn.Embed(5, 2).init(KEY, 1.0, method="attend"),
+        ValueError,
+        r"attend at / \(Embed\).*\(\).*\(\.\.\., 2\)",
+    ),
+    ("layer-norm-scalar", lambda: run(nn.LayerNorm(), 1.0), ValueError, r"/inner \(LayerNorm\).*no axis -1"),
+    ("layer-norm-axes", lambda: run(nn.LayerNorm(feature_axes=(0, 2)), X), ValueError, r"no axis 2.*feature_axes"),
+    ("layer-norm-features", lambda: applied_to_5(nn.LayerNorm()), errors.ScopeParamShapeError, "scale.*/inner"),
+    ("batch-norm-axis", lambda: run(nn.BatchNorm(True, axis=-3), X), ValueError, r"/inner \(BatchNorm\).*no axis -3"),
+    ("batch-norm-mode", lambda: run(nn.BatchNorm(), X), ValueError, "use_running_average"),
+    (
+        "batch-norm-mode-twice",
+        lambda: run(nn.BatchNorm(True), X, use_running_average=True),
+        ValueError,
+        "use_running_average",
+    ),
+    (
+        "batch-norm-features",
+        lambda: applied_to_5(nn.BatchNorm(), use_running_average=False),
+        errors.ScopeParamShapeError,
+        r"batch_stats/mean at /inner \(BatchNorm\).*\(3,\).*\(5,\)",
+    ),
+    (
+        "batch-norm-immutable",
+        lambda: nn.BatchNorm(False).apply(nn.BatchNorm(False).init(KEY, X), X),
+        errors.ModifyScopeVariableError,
+        "batch_stats",
+    ),
+    (
+        "dropout-rng",
+        lambda: Outer(nn.Dropout(0.5, deterministic=False)).apply({}, X),
+        errors.InvalidRngError,
+        "/inner.*'dropout'",
+    ),
+    (
+        "dropout-stream",
+        lambda: Outer(nn.Dropout(0.5, rng_collection="noise", deterministic=False)).apply({}, X),
+        errors.InvalidRngError,
+        "/inner.*'noise'",
+    ),
+    ("dropout-mode", lambda: run(nn.Dropout(0.5), X), ValueError, "deterministic"),
+    ("dropout-mode-twice", lambda: run(nn.Dropout(0.5, (), True), X, deterministic=True), ValueError, "deterministic"),
+    ("dropout-rate", lambda: run(nn.Dropout(1.5), X, deterministic=False), ValueError, r"/inner.*rate=1\.5.*0 to 1"),
+    ("dropout-nan", lambda: run(nn.Dropout(float("nan")), X, deterministic=False), ValueError, "rate=nan"),
+    (
+        "dropout-axis",
+        lambda: run(nn.Dropout(0.5, (2,)), X, deterministic=False),
+        ValueError,
+        r"broadcast_dims=\(2,\).*\(4, 3\)",
+    ),
+    (
+        "dropout-integers",
+        lambda: run(nn.Dropout(0.5), jnp.arange(3), deterministic=False),
+        TypeError,
+        r"/inner \(Dropout\).*int32",
+    ),
+    ("sequential-layers", lambda: nn.Sequential(nn.relu), ValueError, r"(?s)right: nn\.Sequential\(\["),
+    ("sequential-empty", lambda: run(nn.Sequential([]), X), ValueError, r"/inner \(Sequential\) has no layers"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "text"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_error(call: Callable[[], Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        call()
+
+
+# --- Embed ---------------------------------------------------------------------------------------------------------
+
+
+def test_embed_takes_lists_and_empty_indices() -> None:
+    layer = nn.Embed(5, 3)
+    variables = layer.init(KEY, [0])
+    table = variables["params"]["embedding"]
+    np.testing.assert_array_equal(layer.apply(variables, [[1, -1]]), table[None, jnp.array([1, 4])])
+    assert layer.apply(variables, jnp.zeros((0, 2), int)).shape == (0, 2, 3)
+
+
+def test_embed_wraps_small_indices_of_a_large_table() -> None:
+    table = jnp.arange(200.0)[:, None]
+    rows = nn.Embed(200, 1).apply({"params": {"embedding": table}}, jnp.array([-1, 100, -128], jnp.int8))
+    np.testing.assert_array_equal(rows[:, 0], [199, 100, 72])
+
+
+# --- normalization ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("hidden", [100.0, np.inf, np.nan])
+def test_what_the_mask_hides_has_no_effect(fast: bool, hidden: float) -> None:
+    layer = nn.BatchNorm(False, use_fast_variance=fast)
+    variables = layer.init(KEY, X)
+
+    @jax.jit
+    def three_of(x: jax.Array, mask: Any) -> Any:
+        out, state = layer.apply(variables, x, mask=mask, mutable=["batch_stats"])
+        return out[:3], state
+
+    ours = three_of(X.at[3].set(hidden), np.array([[True], [True], [True], [False]]))
+    expected = three_of(X[:3], None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, expected)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
+def test_statistics_over_a_named_axis(name: str, fast: bool) -> None:
+    def results(lib: Any) -> Any:
+        fields = {"use_running_average": False} if name == "BatchNorm" else {}
+        layer = getattr(lib, name)(axis_name="i", use_fast_variance=fast, **fields)
+        variables = dict(getattr(lib, name)(**fields).init(KEY, X))
+
+        def one(x: jax.Array) -> Any:
+            y, state = layer.apply(variables, x, mutable=["batch_stats"])
+            return y, dict(state), jax.grad(lambda x: (layer.apply(variables, x, mutable=True)[0] ** 3).sum())(x)
+
+        return jax.jit(jax.vmap(one, axis_name="i"))(X.reshape(2, 2, 3))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), results(nn), results(flax.linen))
+
+
+def test_named_axis_is_not_needed_to_initialize_batch_norm() -> None:
+    variables = nn.BatchNorm(False, axis_name="i").init(KEY, X)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0.0)
+
+
+def test_statistics_over_groups_of_a_named_axis() -> None:
+    layer = nn.BatchNorm(False, axis_name="i", axis_index_groups=[[0, 1], [2, 3]])
+    variables = layer.init(KEY, X)
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("i")
+
+    def one(x: jax.Array) -> jax.Array:
+        return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+    out = jax.shard_map(one, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(X)
+    halves = [nn.BatchNorm(False).apply(variables, x, mutable=["batch_stats"])[0] for x in (X[:2], X[2:])]
+    np.testing.assert_allclose(out, jnp.concatenate(halves), atol=1e-5)
+
+
+def test_momentum_may_be_traced() -> None:
+    variables = nn.BatchNorm(False).init(KEY, X)
+
+    def mean(momentum: Any) -> Any:
+        return nn.BatchNorm(False, momentum=momentum).apply(variables, X, mutable=["batch_stats"])[1]["batch_stats"][
+            "mean"
+        ]
+
+    np.testing.assert_allclose(jax.jit(mean)(0.75), X.mean(0) / 4, rtol=1e-6)
+
+
+# --- Dropout -------------------------------------------------------------------------------------------------------
+
+
+@hypothesis.given(st.floats(2**-53, 1 - 2**-53))
+@hypothesis.example(1 - 2**-25)  # rounds to 1 in float32
+@hypothesis.example(2**-53)
+def test_mask_is_that_of_bernoulli(p: float) -> None:
+    assert _bernoulli(KEY, p, (64,)).tolist() == jax.random.bernoulli(KEY, p, (64,)).tolist()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1 - 2**-54])
+def test_mask_is_that_of_bernoulli_in_float64(p: float) -> None:
+    with jax.enable_x64(True):
+        assert _bernoulli(KEY, p, (64,)).tolist() == jax.random.bernoulli(KEY, p, (64,)).tolist()
+
+
+def test_dropout_takes_raw_keys() -> None:
+    layer, raw = nn.Dropout(0.5, deterministic=False), jax.random.PRNGKey(5)
+    ours = layer.apply({}, X, rngs={"dropout": raw})
+    theirs = flax.linen.Dropout(0.5, deterministic=False).apply({}, X, rngs={"dropout": raw})
+    np.testing.assert_array_equal(ours, theirs)
+
+
+# --- sharding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Dense(3),
+        nn.LayerNorm(),
+        nn.LayerNorm(use_fast_variance=False),
+        nn.BatchNorm(False),
+        nn.BatchNorm(True),
+        nn.Dropout(0.5, deterministic=False),
+    ],
+    ids=["dense", "layer-norm", "layer-norm-two-pass", "batch-norm", "batch-norm-eval", "dropout"],
+)
+def test_explicit_sharding_is_kept(layer: nn.Module) -> None:
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    spec = PartitionSpec("data", None)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, jax.NamedSharding(mesh, spec))
+        variables = layer.init(KEY, X)
+
+        def f(x: jax.Array) -> jax.Array:
+            return layer.apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])[0]
+
+        out, grad = jax.jit(f)(x), jax.jit(jax.grad(lambda x: jnp.sin(f(x)).sum()))(x)
+        assert jax.typeof(out).sharding.spec == jax.typeof(grad).sharding.spec == spec
+    np.testing.assert_allclose(out, f(X), atol=1e-6)
