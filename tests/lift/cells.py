@@ -1,8 +1,8 @@
 """The transform matrix: modules with every kind of state, each beside the same function on explicit parameters.
 
 A cell is a transform (`nn.vjp`, …), a kind of state, a phase (`init` or `apply`) and a raw JAX transform around the
-whole `apply`. Its program and its reference have one signature, `(params, state, x, key) -> (outputs, new_state)`, so the
-outer transform and the check of the gradients through it are written once and wrap either.
+whole `apply`. Its program and its reference have one signature, `(params, state, x, key) -> (outputs, new_state)`, so
+the outer transform and the check of the gradients through it are written once and wrap either.
 """
 
 import hashlib

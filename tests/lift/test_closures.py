@@ -65,26 +65,25 @@ def wanted(transform, f, p, x):
 
 
 class WithSetup(nn.Module):
-    """Submodules of `setup`, a parameter, a list of submodules; `way` says how `fn` reaches them."""
+    """Submodules of `setup`, one alone and two in a list; `way` says how `fn` reaches them."""
 
     way: str
     transform: str
 
     def setup(self):
         self.dense = nn.Dense(2)
-        self.w = self.param("w", nn.initializers.ones, (2,))
         self.layers = [nn.Dense(2), nn.Dense(2)]
 
     def direct(self, x):
-        return self.layers[1](jnp.tanh(self.dense(x) * self.w)) + self.layers[0](x)
+        return self.layers[1](jnp.tanh(self.dense(x))) + self.layers[0](x)
 
     def __call__(self, x):
         ways = {
             "argument": lambda mdl, x: mdl.direct(x),
             "self": lambda mdl, x: self.direct(x),
-            "parts": lambda mdl, x: self.layers[1](jnp.tanh(self.dense(x) * self.w)) + self.layers[0](x),
-            "part": lambda mdl, x: layers[1](jnp.tanh(dense(x) * self.w)) + layers[0](x),
-            "mixed": lambda mdl, x: mdl.layers[1](jnp.tanh(self.dense(x) * mdl.w)) + self.layers[0](x),
+            "parts": lambda mdl, x: self.layers[1](jnp.tanh(self.dense(x))) + self.layers[0](x),
+            "part": lambda mdl, x: layers[1](jnp.tanh(dense(x))) + layers[0](x),
+            "mixed": lambda mdl, x: mdl.layers[1](jnp.tanh(self.dense(x))) + self.layers[0](x),
             "method": lambda mdl, x: direct(x),
         }
         layers, dense, direct = self.layers, self.dense, self.direct
@@ -95,7 +94,7 @@ class WithSetup(nn.Module):
 
 
 def with_setup_by_hand(p, x):
-    return layer(p["layers_1"], jnp.tanh(layer(p["dense"], x) * p["w"])) + layer(p["layers_0"], x)
+    return layer(p["layers_1"], jnp.tanh(layer(p["dense"], x))) + layer(p["layers_0"], x)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -123,6 +122,54 @@ def test_gradient_through_a_closure(transform, way):
     by_hand = lambda p, x: (wanted(transform, with_setup_by_hand, p, x), with_setup_by_hand(p, 2 * x))
     got = jax.grad(loss(lambda p, x: model.apply({"params": p}, x)), argnums=(0, 1))(params, X)
     assert_trees_close(got, jax.grad(loss(by_hand), argnums=(0, 1))(params, X), 1e-4)
+
+
+class Holding(nn.Module):
+    """An array parameter and a variable that `setup` keeps on `self`, beside a submodule."""
+
+    way: str
+    transform: str
+
+    def setup(self):
+        self.w = self.param("w", nn.initializers.ones, (2,))
+        self.shift = self.variable("consts", "shift", lambda: jnp.full(2, 0.5))
+        self.dense = nn.Dense(2)
+
+    def run(self, x):
+        return jnp.tanh(self.w * self.dense(x) + self.shift.value)
+
+    def __call__(self, x):
+        ways = {
+            "argument": lambda mdl, x: mdl.run(x),
+            "attributes of argument": lambda mdl, x: jnp.tanh(mdl.w * mdl.dense(x) + mdl.shift.value),
+            "self": lambda mdl, x: self.run(x),
+            "attributes of self": lambda mdl, x: jnp.tanh(self.w * self.dense(x) + self.shift.value),
+        }
+        if self.is_initializing():
+            self.run(x)
+        tangents = {"params": scaled(0.5, self.variables["params"])}
+        return results(self.transform, ways[self.way], self, x, tangents), self.run(2 * x)
+
+
+def holding_by_hand(p, x):
+    return jnp.tanh(p["w"] * layer(p["dense"], x) + 0.5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("way", ["argument", "attributes of argument", "self", "attributes of self"])
+def test_parameter_kept_on_self_by_setup(transform, way):
+    """`setup` ran outside of the transform, and what it keeps is differentiated inside all the same."""
+    model = Holding(way, transform)
+    variables = model.init(KEY, X)
+    got, after = model.apply(variables, X)
+    assert_trees_close(got, wanted(transform, holding_by_hand, variables["params"], X), CLOSE)
+    assert_trees_close(after, holding_by_hand(variables["params"], 2 * X), CLOSE)
+    loss = lambda p, x: sum(map(jnp.sum, jax.tree.leaves(model.apply({**variables, "params": p}, x))))
+    by_hand = lambda p, x: sum(
+        map(jnp.sum, jax.tree.leaves((wanted(transform, holding_by_hand, p, x), holding_by_hand(p, 2 * x))))
+    )
+    got, want = (jax.grad(f, argnums=(0, 1))(variables["params"], X) for f in (loss, by_hand))
+    assert_trees_close(got, want, 1e-4)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
