@@ -221,6 +221,12 @@ CASES = [
         rounded=EXCESS_PRECISION,
         unit="bfloat16",
     ),
+    Case(
+        "layer-norm-wide-input",
+        norm("LayerNorm", dtype=jnp.float16, force_float32_reductions=False, use_fast_variance=False),
+        lambda dtype: numbers(4, 3)(jnp.float32) + 200,
+        dtypes=("float32",),
+    ),
     Case("layer-norm-two-pass", norm("LayerNorm", use_fast_variance=False), rounded=ONE_DIFFERENCE),
     Case("layer-norm-mask", norm("LayerNorm"), call={"mask": MASK}, rounded=ONE_MASK),
     Case(
