@@ -6,6 +6,7 @@ Every number is compared with plain JAX on explicit parameters, and every struct
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen
 
 import liftax as lx
 from liftax import core, lift, nn
@@ -223,6 +224,29 @@ def test_value_and_grad_example():
     out_init, _, out = at_init_and_apply(Through(body), SCALE, X, Y)
     assert_trees_close(out, (-30.0, -15.0, 10.0))
     assert_trees_close(out_init, (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("has_aux", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("transform", ["grad", "value_and_grad"])
+def test_structure_of_results_is_that_of_linen(transform, count, has_aux):
+    """A tuple of gradients even for one primal, and with `has_aux` the auxiliary data where Linen has it."""
+    made = []
+    for m in (nn, linen):
+
+        class Host(m.Module):
+            @m.compact
+            def __call__(self, *primals, m=m):
+                def fn(mdl, *primals):
+                    y = jnp.sum(mdl(jnp.stack(primals)))
+                    return (y, {"aux": primals[0]}) if has_aux else y
+
+                return getattr(m, transform)(fn, m.Dense(1), *primals, has_aux=has_aux)
+
+        primals = (X, Y)[:count]
+        variables = Host().init(jax.random.key(0), *primals)
+        made.append((Host().apply(variables, *primals), Host().init_with_output(jax.random.key(0), *primals)[0]))
+    assert_trees_close(made[0], made[1])
 
 
 # --- jvp -------------------------------------------------------------------------------------------------------------
