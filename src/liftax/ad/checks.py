@@ -48,7 +48,13 @@ def demand_callable(fun: Any, what: str) -> None:
 
 
 def demand_pair(
-    out: Any, what: str, *, pair: str = "(output, aux)", why: str = "has_aux=True", remedy: str = "drop has_aux=True"
+    out: Any,
+    what: str,
+    *,
+    pair: str = "(output, aux)",
+    why: str = "has_aux=True",
+    who: str = "the function",
+    remedy: str = "drop has_aux=True",
 ) -> tuple[Any, Any]:
     """Return both parts of `out`, which must be a tuple or list of two. An array of length two is none.
 
@@ -57,6 +63,7 @@ def demand_pair(
         what: The transform that speaks.
         pair: What the two parts are.
         why: What promised a pair.
+        who: The function that had to return it.
         remedy: What to do if no pair was meant.
 
     Returns:
@@ -68,7 +75,7 @@ def demand_pair(
     if isinstance(out, tuple | list) and len(out) == 2:
         return out[0], out[1]
     raise AuxError(
-        f"{what}: with {why} the function must return a pair {pair}, and it returned {describe(out)}. "
+        f"{what}: with {why} {who} must return a pair {pair}, and it returned {describe(out)}. "
         f"Return a tuple of two, or {remedy}."
     )
 

@@ -18,7 +18,7 @@ import jax
 from liftax import _compat
 from liftax.ad.checks import demand_callable, demand_pair, describe, explain_arity, explain_cotangent
 from liftax.ad.reduce import mark, resolve_axes
-from liftax.errors import CotangentError
+from liftax.errors import CotangentError, LiftaxError
 from liftax.typing import AxisName, PyTree
 
 T = TypeVar("T")
@@ -165,17 +165,20 @@ def vjp(
     """
     demand_callable(fun, "vjp")
     pure = fun
-    if has_aux or reduce_axes != ():
-        axes = resolve_axes(reduce_axes)
+    axes = resolve_axes(reduce_axes) if reduce_axes != () else ()
+    if axes:
 
         def pure(*args: Any) -> Any:
-            out = fun(*(mark(args, axes) if axes else args))
-            return demand_pair(out, "vjp") if has_aux else out
+            return fun(*mark(args, axes))
 
         functools.update_wrapper(pure, fun, updated=())  # JAX names fun, not pure, in its own errors and jaxprs
     try:
         primals_out, jax_vjp, *aux = jax.vjp(pure, *primals, has_aux=has_aux)
+    except LiftaxError:
+        raise
     except TypeError as error:
         explain_arity(fun, primals, {}, error)
+        if has_aux:
+            demand_pair(jax.eval_shape(fun, *primals), "vjp")
         raise
     return primals_out, VjpFn(jax_vjp), *aux

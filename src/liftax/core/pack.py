@@ -181,9 +181,14 @@ class Packed:
     def commit(self, state: State) -> None:
         """Write what a run changed outward: state, rng counters, automatic names."""
         for i, scope in enumerate(self.roots):
+            drawn, counters = self.after[i]
             for (col, *path, name), value in (*self.included[i].items(), *state.written[i].items()):
                 scope.at(tuple(path)).put_variable(col, name, value)
-            for path, counts in self.after[i][1].items():
+            base = scope.path[len(scope.store.root_path) :]
+            for key, value in (*self.included[i].items(), *state.created[i].items()):
+                # New to a transform around this one too, which may have to differentiate with respect to it.
+                scope.store.created[(key[0], *base, *key[1:])] = (value, drawn.get(key) or self.replay[i].get(key, {}))
+            for path, counts in counters.items():
                 scope.store.counters.setdefault(path, {}).update(counts)
         for module, names in self.names:
             if names:

@@ -25,7 +25,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, describe, explain_arity, tree_mismatch
+from liftax.core import filters
 from liftax.core.pack import Packed, State, unbind
+from liftax.core.scope import Scope
 from liftax.lift.checks import check_filters, check_primals
 from liftax.lift.fill import Rule, complete, zero
 from liftax.typing import Filter, Path
@@ -114,29 +116,31 @@ def custom_vjp(
                 except TypeError as error:
                     explain_arity(function, (inner.target, *args), kwargs, error, "custom_vjp")
                     raise
-                written = inner.collect().written
-            keys_written.append([sorted(w) for w in written])
+                state = inner.collect()
+            keys_written.append([sorted(w) for w in state.written])
             if keys_written[-1] != keys_written[0]:
                 raise errors.CustomRuleError(
                     f"custom_vjp at {packed.roots[0].path_text}: fn and forward_fn write different variables: "
                     f"{_listed(keys_written[0])} and {_listed(keys_written[-1])}. Let both do the same to the state."
                 )
-            return out, written
+            return out, state
 
         def forward(*primals: Any) -> Any:
             wrt, others, keys, diff, constants = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-            if any(p.perturbed for p in jax.tree.leaves(primals[4], is_leaf=_is_primal)):
-                raise errors.DroppedGradientError(
-                    f"custom_vjp at {packed.roots[0].path_text}: an array among the keyword or nondiff_argnums "
-                    "arguments is being differentiated, and the rule gives it no cotangent. Pass it by position and "
-                    "outside nondiff_argnums, or through jax.lax.stop_gradient."
-                )
-            out, written = run(forward_fn, wrt, others, keys, diff, constants)
+            for name, p in zip(_names(fixed, args, kwargs), primals[4], strict=True):
+                if p.perturbed:
+                    raise errors.DroppedGradientError(
+                        f"custom_vjp at {packed.roots[0].path_text}: {name} is being differentiated, and the rule "
+                        "gives no cotangent to keyword arguments and nondiff_argnums. Pass it by position and outside "
+                        "nondiff_argnums, or through jax.lax.stop_gradient."
+                    )
+            out, state = run(forward_fn, wrt, others, keys, diff, constants)
             out, residuals = demand_pair(
                 out, "custom_vjp", pair="(output, residuals)", why="a rule of its own",
+                who="forward_fn",
                 remedy="return (output, ()) if the backward rule needs nothing",
             )  # fmt: skip
-            return (out, written), (_split(residuals), constants)
+            return (out, state.written), (_split(residuals), constants)
 
         def backward(saved: Any, cotangents: Any) -> Any:
             (residuals, unsplit), constants = saved
@@ -158,16 +162,35 @@ def custom_vjp(
                 wrt_ct, diff_ct = jax.tree.map(lambda ct: _poisoned(ct, poison), (wrt_ct, diff_ct))
             return wrt_ct, None, None, diff_ct, None
 
-        rule = jax.custom_vjp(functools.partial(run, fn))
+        def function(*primals: Any) -> Any:
+            out, state = run(fn, *primals)
+            return out, state.written
+
+        created: tuple[dict[Path, Any], ...] = tuple({} for _ in packed.roots)
+        if any(scope.store.is_mutable(col) for scope in packed.roots for col in _maybe_new(grad_vars, scope)):
+            # What the rule gives cotangents to has to exist: create it first, in a run of its own.
+            _, first = run(fn, *packed.groups, packed.keys, diff, constants)
+            packed.include(first, grad_vars)
+            created = first.created
+            types = jax.tree.map(_type, (packed.groups[0], diff))
+            keys_written.clear()
+        rule = jax.custom_vjp(function)
         rule.defvjp(forward, backward, symbolic_zeros=True)
-        out, written = rule(packed.groups[0], packed.groups[1], packed.keys, diff, constants)
-        packed.commit(State(written, ()))
+        out, written = rule(*packed.groups, packed.keys, diff, constants)
+        packed.commit(State(written, created))
         return out
 
     return with_rule
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _maybe_new(grad_vars: Filter, scope: Scope) -> set[str]:
+    """Return the collections in `grad_vars` in which the function could create variables."""
+    return {
+        c for c in {*scope.store.collections(), *filters.named(grad_vars), "params"} if filters.in_filter(grad_vars, c)
+    }
 
 
 def _positions(argnums: Sequence[int], count: int) -> tuple[int, ...]:
@@ -215,10 +238,27 @@ class _Rebuild:
 _ARRAY = object()
 
 
+def _names(fixed: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) -> list[str]:
+    """Return what to call each array among the constants, in the order of `_split`."""
+    named = [(f"argument {i}", args[i - 1]) for i in fixed] + [
+        (f"the keyword argument {k!r}", kwargs[k]) for k in sorted(kwargs)
+    ]
+    return [
+        name + jax.tree_util.keystr(path)
+        for name, tree in named
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if _is_array(x)
+    ]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
+
+
 def _split(tree: Any) -> tuple[list[Any], _Rebuild]:
     """Return the arrays in `tree`, and what puts them back between the other leaves."""
     leaves, treedef = jax.tree.flatten(tree)
-    is_array = [isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves]
+    is_array = [_is_array(x) for x in leaves]
     static = tuple(_ARRAY if a else x for x, a in zip(leaves, is_array, strict=True))
     return [x for x, a in zip(leaves, is_array, strict=True) if a], _Rebuild(treedef, static)
 

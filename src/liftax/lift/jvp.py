@@ -75,7 +75,7 @@ def jvp(
     check_primals(primals, "jvp")
     named = tuple({col for leaf in _mappings(variable_tangents) for col, tree in leaf.items() if filled(tree)})
     packed = unbind(mdl, (named, variables), rngs, "jvp")
-    check_filters(packed, "jvp", variables=variables)
+    check_filters(packed, "jvp", variable_tangents=named, variables=variables)
     given = packed.view.disassemble(variable_tangents, "jvp: variable_tangents", errors.TangentError)
 
     def pure(wrt: Any, *args: Any) -> Any:
@@ -96,7 +96,7 @@ def jvp(
     elif maybe_new:
         _completed(packed, given, unknown_is_error=True)
     packed.commit(state)
-    check_filters(packed, "jvp", state, variables=variables)
+    check_filters(packed, "jvp", state, variable_tangents=named, variables=variables)
     return out, out_t
 
 

@@ -32,19 +32,22 @@ class _State:
         in_compact: a `@compact` method runs now.
         names: class name -> next number, for automatic names.
         children: name -> submodule, or the collection of a variable.
+        made: the attributes that `setup` made.
     """
 
-    __slots__ = ("bound", "children", "in_compact", "in_setup", "names", "setup_done")
+    __slots__ = ("bound", "children", "in_compact", "in_setup", "made", "names", "setup_done")
 
     def __init__(self) -> None:
         self.bound = self.in_setup = self.setup_done = self.in_compact = False
         self.names: dict[str, int] = {}
         self.children: dict[str, Any] = {}
+        self.made: tuple[str, ...] = ()
 
     def copy(self) -> "_State":
         new = _State.__new__(_State)
         new.bound, new.in_setup, new.setup_done = self.bound, self.in_setup, self.setup_done
         new.in_compact, new.names, new.children = self.in_compact, dict(self.names), dict(self.children)
+        new.made = self.made
         return new
 
 
@@ -170,6 +173,7 @@ class Binding:
                 "set it. Give the attribute another name."
             )
         else:
+            state.made = (*state.made, name)
             self._adopt(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -228,8 +232,15 @@ class Binding:
         return list(_reach(self, (), set()))
 
     def lift_snapshot(self) -> dict[str, Any]:
-        """Return the state of this module alone."""
-        return {**self.__dict__, "_state": self._state.copy()}
+        """Return the state of this module alone, as it is before `setup`, which may keep values of variables."""
+        state = self._state.copy()
+        snapshot = {**self.__dict__, "_state": state}
+        if state.setup_done and not state.in_setup and type(self).setup is not Binding.setup:
+            state.setup_done = False
+            for name in state.made:
+                snapshot.pop(name, None)
+            state.made = ()
+        return snapshot
 
     def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
         """Take on `snapshot`, bound to `scope`; return what was before."""
