@@ -17,6 +17,12 @@ from rich.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# ASE 3.29 under NumPy 2.5; nothing that the program does itself.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:Setting the shape on a NumPy array:DeprecationWarning:{module}")
+    for module in ("ase.atoms", "ase.md.md")
+]
+
 
 @pytest.fixture(scope="module")
 def ff() -> ModuleType:
