@@ -55,6 +55,18 @@ class DroppedGradientError(LiftaxError, ValueError):
     """A value that is being differentiated enters where no derivative can leave."""
 
 
+class MappedAxisError(LiftaxError, ValueError):
+    """The axes over which a lifted `vmap` or `scan` maps don't fit: their sizes differ, or nothing tells the size."""
+
+
+class ControlFlowError(LiftaxError, ValueError):
+    """A loop or a branch changes which variables there are, which JAX can't carry along."""
+
+
+class StaticValueError(LiftaxError, TypeError):
+    """A lifted `jit` can't recognize a module again: a field holds a tracer or a value that can't be hashed."""
+
+
 class ReduceAxesError(LiftaxError, ValueError):
     """`reduce_axes` names an axis that is not bound, or is no sequence of axis names."""
 

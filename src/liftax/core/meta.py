@@ -70,3 +70,13 @@ def replace_boxed(tree: Any, values: Any) -> Any:
         return values
     put = lambda box, value: box.replace_boxed(value) if is_box(box) and not is_box(value) else value  # noqa: E731
     return jax.tree.map(put, tree, values, is_leaf=is_box)
+
+
+def add_axis(tree: Any, index: int, params: Any) -> Any:
+    """Tell every box in `tree` that a transform stacked a new axis at `index`; `params` are those of the transform."""
+    return jax.tree.map(lambda x: x.add_axis(index, params) if is_box(x) else x, tree, is_leaf=is_box)
+
+
+def remove_axis(tree: Any, index: int, params: Any) -> Any:
+    """Tell every box in `tree` that a transform took the axis at `index` away."""
+    return jax.tree.map(lambda x: x.remove_axis(index, params) if is_box(x) else x, tree, is_leaf=is_box)

@@ -47,6 +47,10 @@ class Liftable(Protocol):
         """Return everything of its kind that it reaches, itself first, each with the field path that leads there."""
         ...
 
+    def lift_method(self, fn: Any) -> Any:
+        """Return `fn`, a function of such an object, with what a call of one of its methods has around it."""
+        ...
+
     def lift_snapshot(self) -> Any:
         """Return its state, to be installed later, maybe several times."""
         ...
@@ -74,6 +78,18 @@ class State(NamedTuple):
 
     written: tuple[dict[Path, Any], ...]
     created: tuple[dict[Path, Any], ...]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Effects:
+    """What a run did besides state: how many keys it drew, where, and which names it gave. Static and hashable.
+
+    A transform that JAX need not trace again, such as jit, gets it from the run that JAX did trace.
+    """
+
+    after: Any
+    names: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +159,7 @@ class Packed:
 
     __slots__ = (
         "after", "counters", "frame", "groups", "included", "inner_mutable", "keys", "leaves", "name", "names", "parts",
-        "replay", "roots", "view",
+        "replay", "rng_bases", "roots", "view",
     )  # fmt: skip
 
     roots: tuple[Scope, ...]
@@ -177,6 +193,26 @@ class Packed:
                 self.replay[i][key] = drawn[key]
                 found = True
         return found
+
+    def effects(self) -> Effects:
+        """Return what the last run did besides state, with paths relative to the roots."""
+        after = tuple(
+            (_frozen(drawn), _frozen({path[len(scope.path) :]: counts for path, counts in counters.items()}))
+            for scope, (drawn, counters) in zip(self.roots, self.after, strict=True)
+        )
+        return Effects(after, tuple(None if names is None else tuple(names.items()) for _, names in self.names))
+
+    def replay_effects(self, effects: Effects) -> None:
+        """Take `effects` for those of the last run."""
+        self.after = tuple(
+            (_thawed(drawn), {(*scope.path, *path): counts for path, counts in _thawed(counters).items()})
+            for scope, (drawn, counters) in zip(self.roots, effects.after, strict=True)
+        )
+        modules = [module for parts in self.parts for module, *_ in parts if module is not None]
+        self.names = [
+            (module, None if names is None else dict(names))
+            for module, names in zip(reversed(modules), effects.names, strict=True)
+        ]
 
     def commit(self, state: State) -> None:
         """Write what a run changed outward: state, rng counters, automatic names."""
@@ -221,6 +257,7 @@ class Bound:
             )
             store.counters = {path: dict(counts) for path, counts in packed.counters[i].items()}
             store.replay = dict(packed.replay[i])
+            store.rng_base = packed.rng_bases[i]
             scopes.append(Scope(store, None, outer.name, outer.path))
         self._scopes = scopes
         self._frame = calls.top
@@ -307,6 +344,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
     packed.counters = tuple(
         {p: dict(c) for p, c in scope.store.counters.items() if p[: len(scope.path)] == scope.path} for scope in roots
     )
+    packed.rng_bases = tuple(scope.store.rng_base for scope in roots)
     packed.included = tuple({} for _ in roots)
     packed.replay = tuple({} for _ in roots)
     packed.after = tuple(({}, {}) for _ in roots)
@@ -382,6 +420,14 @@ def _variables(scope: Scope) -> dict[str, Any]:
 def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
     always = scope.store.flags.get("initializing")
     return {k: v for k, v in scope.store.keys.items() if filters.in_filter(rngs, k) or (always and k == "params")}
+
+
+def _frozen(counts: Mapping[Path, Mapping[str, int]]) -> Any:
+    return tuple(sorted((key, tuple(sorted(count.items()))) for key, count in counts.items()))
+
+
+def _thawed(counts: Any) -> dict[Path, dict[str, int]]:
+    return {key: dict(count) for key, count in counts}
 
 
 def _inserted(tree: Any, prefix: Path, part: Any) -> Any:

@@ -203,7 +203,7 @@ class Scope:
         if counts is None:
             counts = self._counts = store.counters.setdefault(self.path, {})
         count = counts[name] = counts.get(name, 0) + 1
-        return rngs.fold(key, *self.path, count)
+        return rngs.fold(key, *self.path[store.rng_base :], count)
 
     def _no_rng(self, name: str) -> str:
         given = ", ".join(repr(k) for k in self.store.keys) or "none"
@@ -278,8 +278,8 @@ class Scope:
             raise errors.JaxTransformError(
                 f"{col}/{name} at {self.path_text} is written inside a JAX transform that started after this "
                 f"{store.owner} did; its value would leak out of the transform. Use the lifted transform "
-                "(nn.grad, nn.vjp, nn.jvp, nn.vmap, nn.scan, nn.cond, nn.jit, nn.remat, … in place of jax.…), or "
-                "return the value and write it outside. Reading a variable there is fine."
+                "in place of the one of JAX, hand it this module too if it has another target (nn.grad(fn, (mdl, "
+                "other), x)), or return the value and write it outside. Reading a variable there is fine."
             )
         tree = self._writable(col)
         _merge(tree, name, value)
@@ -307,6 +307,8 @@ class Scope:
         Raises:
             ScopeCollectionNotFound, ScopeVariableNotFoundError: it does not exist and can't be created.
         """
+        if self.store.dead:
+            self._raise_dead()
         self.reserve(name, col)
         if name not in self.collection(col):
             if init_fn is None or not self.store.is_mutable(col):
@@ -332,10 +334,10 @@ class Scope:
             ScopeParamShapeError: the parameter exists with another shape.
             ScopeCollectionNotFound, ScopeParamNotFoundError: it does not exist and can't be created.
         """
-        self.reserve(name, "params")
         store = self.store
         if store.dead:
             self._raise_dead()
+        self.reserve(name, "params")
         value = self.collection("params").get(name, _MISSING)
         if value is _MISSING:
             if not store.is_mutable("params"):

@@ -34,6 +34,7 @@ class Store:
         "mutable",
         "owner",
         "replay",
+        "rng_base",
         "root_path",
         "trace",
         "variables",
@@ -64,6 +65,7 @@ class Store:
         self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
         self.trace = _compat.trace_state()
         self.dead = False
+        self.rng_base = 0  # how many leading names of a path the keys know already: draws fold the others
         self._mutable: dict[str, bool] = {}
 
     def is_mutable(self, col: str) -> bool:

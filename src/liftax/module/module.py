@@ -21,7 +21,7 @@ from liftax.core.scope import Scope
 from liftax.core.variable import Variable
 from liftax.module.binding import Binding, place
 from liftax.module.dataclass import make_dataclass
-from liftax.module.methods import wrap_methods
+from liftax.module.methods import wrap_method, wrap_methods
 from liftax.typing import Filter, Path, PRNGKey
 
 M = TypeVar("M", bound="Module")
@@ -326,6 +326,8 @@ class Module(Binding):
             InvalidRngError: neither stream was given.
         """
         return self._bound("make_rng").make_rng(name)
+
+    lift_method = staticmethod(wrap_method)
 
     def _bound(self, what: str) -> Scope:
         scope = self.scope

@@ -3,12 +3,13 @@
 from liftax.core import DenyList
 from liftax.core.frozen import FrozenDict
 from liftax.core.variable import Variable
-from liftax.lift import custom_vjp, grad, jvp, value_and_grad, vjp
+from liftax.lift import checkpoint, custom_vjp, grad, jvp, remat, value_and_grad, vjp, vmap
 from liftax.module import Module, compact, merge_param, nowrap
 from liftax.nn import initializers
 from liftax.nn.activation import *  # noqa: F403
+from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import Sequential
 from liftax.nn.embed import Embed
 from liftax.nn.linear import Dense
-from liftax.nn.normalization import BatchNorm, LayerNorm
+from liftax.nn.normalization import LayerNorm
 from liftax.nn.stochastic import Dropout

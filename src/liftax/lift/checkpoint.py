@@ -1,0 +1,98 @@
+"""Rematerialization: a function of a module whose intermediate values are computed again for the backward pass.
+
+    checkpoint : (Module -> a -> b) -> (Module -> a -> b)
+
+One call to `jax.checkpoint`. `remat` is the same function.
+
+Source: `jax.checkpoint`; `flax.linen.checkpoint` for the signature.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from liftax import errors
+from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
+from liftax.typing import Filter
+
+
+def checkpoint(
+    target: Target,
+    variables: Filter = True,
+    rngs: Filter = True,
+    concrete: bool = False,
+    prevent_cse: bool = True,
+    static_argnums: int | Sequence[int] = (),
+    policy: Callable[..., bool] | None = None,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+) -> Target:
+    """Compute intermediate values again in the backward pass, to save the memory for them.
+
+    Outside of a module use `jax.checkpoint`.
+
+    Args:
+        target: A Module class, or a method or a function called as `fn(mdl, *args, **kwargs)`.
+        variables: The collections that are available inside.
+        rngs: The rng streams that are available inside.
+        concrete: Deprecated: True raises NotImplementedError. Use `static_argnums`.
+        prevent_cse: Keep the compiler from undoing it; False saves time inside `scan`, where it can't.
+        static_argnums: Positions of arguments that stay Python values, counted with the module as 0.
+        policy: Which intermediate values are kept: see `jax.checkpoint_policies`.
+        methods: For a class, the names of the methods to transform, or a mapping from name to options; by default
+            `__call__`.
+
+    Returns:
+        A subclass with the same fields, whose instances are named `Checkpoint…`; or a function with the signature of
+        `fn`, whose first argument is a bound Module, a Scope, or a tree of these.
+
+    Raises:
+        TransformTargetError: `target` is none of these, or has no such method.
+        UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: (from the call) see `vjp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Deep(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         for _ in range(3):
+        ...             x = nn.remat(nn.Dense)(2)(x)
+        ...         return x
+        >>> variables = Deep().init(jax.random.key(0), jnp.ones(2))
+        >>> list(variables['params'])
+        ['CheckpointDense_0', 'CheckpointDense_1', 'CheckpointDense_2']
+    """
+    if is_class(target):
+        return class_form(
+            checkpoint, target, methods, variables=variables, rngs=rngs, concrete=concrete, prevent_cse=prevent_cse,
+            static_argnums=static_argnums, policy=policy,
+        )  # fmt: skip
+    if concrete:
+        raise NotImplementedError("checkpoint: concrete=True is gone from JAX. Name Python values in static_argnums.")
+    static = shifted(static_argnums, "checkpoint")
+
+    def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        call = Call(target, mdl, args, kwargs, (variables,), rngs, "checkpoint")
+        packed = call.packed
+
+        def pure(groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+            return call.run(groups, keys, args, kwargs)
+
+        run = jax.checkpoint(call.named(pure), prevent_cse=prevent_cse, policy=policy, static_argnums=static)
+        out, state = run(packed.groups, packed.keys, *call.args, **call.kwargs)
+        packed.commit(state)
+        return out
+
+    return function_form(called, target, "checkpoint")
+
+
+remat = checkpoint
+
+
+def shifted(argnums: int | Sequence[int], name: str, by: int = 1) -> tuple[int, ...]:
+    """Return positions counted with the module as 0 as positions after `by` more arguments."""
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if 0 in positions:
+        raise errors.ArityError(f"{name}: position 0 is the module, which is no argument to be marked. Count from 1.")
+    return tuple(i + by if i > 0 else i for i in positions)
