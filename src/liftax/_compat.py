@@ -143,3 +143,18 @@ def partial_eval(fun: Callable[..., Any], known: Any, unknown: Any) -> Any:
     inputs = [x for x, u in zip(leaves, used, strict=False) if u]
     out = jax.core.eval_jaxpr(jaxpr, closed.consts, *inputs)
     return jax.tree.unflatten(jax.tree.structure(shape), out)
+
+
+def escaped(x: Any) -> bool:
+    """Tell whether `x` is a tracer of a transform that started inside the trace that runs now.
+
+    A function that is called outside of such a transform gets hold of one by closing over it. JAX 0.10 to 0.12
+    (`_trace` of tracers, `parent_trace` of traces, `jax._src.core.trace_ctx`).
+    """
+    if not is_tracer(x):
+        return False
+    current = jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
+    trace = getattr(x, "_trace", None)
+    while trace is not None and trace is not current:
+        trace = getattr(trace, "parent_trace", None)
+    return trace is current and x._trace is not current

@@ -62,15 +62,13 @@ def union(a: Filter, b: Filter) -> Filter:
 
 def intersect(a: Filter, b: Filter) -> Filter:
     """Return the filter that matches what both `a` and `b` match."""
-    if a is True:
-        return b
-    if b is True:
-        return a
+    if a is True or b is True:
+        return b if a is True else a
+    if isinstance(a, DenyList) and isinstance(b, DenyList):
+        return DenyList(union(a.deny, b.deny))
     if isinstance(a, DenyList):
-        return DenyList(union(a.deny, b.deny)) if isinstance(b, DenyList) else subtract(b, a.deny)
-    if isinstance(b, DenyList):
-        return subtract(a, b.deny)
-    return _names(a) & _names(b)
+        a, b = b, a
+    return frozenset(name for name in _names(a) if in_filter(b, name))
 
 
 def subtract(a: Filter, b: Filter) -> Filter:

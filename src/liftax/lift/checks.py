@@ -35,6 +35,20 @@ def check_filters(packed: Packed, what: str, state: State | None = None, **given
             filters.check_known(filter_, known, argument, what, packed.roots[0].path_text)
 
 
+def check_streams(packed: Packed, rngs: Filter, what: str) -> None:
+    """Raise `UnknownCollectionError` for a filter of rng streams with a near miss of one that was given in it."""
+    if isinstance(rngs, bool):
+        return
+    given = {name for scope in packed.roots for name in scope.store.keys}
+    for name in sorted(filters.named(rngs) - given):
+        hint = errors.nearest(name, given)
+        if hint:
+            raise errors.UnknownCollectionError(
+                f"{what} at {packed.roots[0].path_text}: rngs={rngs!r} names the rng stream {name!r}, which was not "
+                f"given. The streams are {', '.join(map(repr, sorted(given)))}.{hint}"
+            )
+
+
 def check_primals(primals: Iterable[Any], what: str) -> None:
     """Raise `NonDifferentiablePrimalError` for a module, scope or variable among the primals."""
     for i, primal in enumerate(primals):

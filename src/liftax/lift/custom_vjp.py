@@ -135,6 +135,8 @@ def custom_vjp(
                         "nondiff_argnums, or through jax.lax.stop_gradient."
                     )
             out, state = run(forward_fn, wrt, others, keys, diff, constants)
+            if any(_compat.escaped(x) for x in jax.tree.leaves((out, state))):
+                raise _closed_over(packed)
             out, residuals = demand_pair(
                 out, "custom_vjp", pair="(output, residuals)", why="a rule of its own",
                 who="forward_fn",
@@ -176,7 +178,10 @@ def custom_vjp(
             keys_written.clear()
         rule = jax.custom_vjp(function)
         rule.defvjp(forward, backward, symbolic_zeros=True)
-        out, written = rule(*packed.groups, packed.keys, diff, constants)
+        try:
+            out, written = rule(*packed.groups, packed.keys, diff, constants)
+        except jax.errors.UnexpectedTracerError as error:
+            raise _closed_over(packed) from error
         packed.commit(State(written, created))
         return out
 
@@ -345,6 +350,14 @@ def _poison(state_ct: Sequence[dict[Path, Any]], packed: Packed) -> Any:
 
 def _poisoned(ct: Any, poison: Any) -> Any:
     return ct + poison.astype(ct.dtype) if jnp.issubdtype(ct.dtype, jnp.inexact) else ct
+
+
+def _closed_over(packed: Packed) -> errors.DroppedGradientError:
+    return errors.DroppedGradientError(
+        f"custom_vjp at {packed.roots[0].path_text}: the function closes over a value that is being differentiated, "
+        "and the rule gives cotangents to its arguments and to the variables of its target alone. Pass the value by "
+        "position, or make the module that it comes from a part of the target: rule((mdl, other), x)."
+    )
 
 
 def _listed(keys: Sequence[Sequence[Path]]) -> str:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from liftax import ad
 from liftax.ad.checks import check_float_primals, check_scalar_output, demand_pair, explain_arity
 from liftax.core.pack import unbind
-from liftax.lift.checks import check_filters, check_primals
+from liftax.lift.checks import check_filters, check_primals, check_streams
 from liftax.typing import AxisName, Filter
 
 
@@ -119,6 +119,7 @@ def _value_and_grad(
     packed = unbind(mdl, (variables,), rngs, what)
     check_primals(primals, what)
     check_float_primals(primals, [f"argument {i}" for i in range(len(primals))], what)
+    check_streams(packed, rngs, what)
     check_filters(packed, what, variables=variables)
 
     def pure(*args: Any) -> Any:

@@ -16,7 +16,7 @@ import jax
 from liftax import ad, errors
 from liftax.ad.checks import describe, explain_arity
 from liftax.core.pack import Packed, unbind
-from liftax.lift.checks import check_filters, check_primals
+from liftax.lift.checks import check_filters, check_primals, check_streams
 from liftax.lift.fill import Rule, complete, filled
 from liftax.typing import Filter
 
@@ -75,6 +75,7 @@ def jvp(
     check_primals(primals, "jvp")
     named = tuple({col for leaf in _mappings(variable_tangents) for col, tree in leaf.items() if filled(tree)})
     packed = unbind(mdl, (named, variables), rngs, "jvp")
+    check_streams(packed, rngs, "jvp")
     check_filters(packed, "jvp", variable_tangents=named, variables=variables)
     given = packed.view.disassemble(variable_tangents, "jvp: variable_tangents", errors.TangentError)
 

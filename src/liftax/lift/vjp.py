@@ -17,7 +17,7 @@ from typing import Any, Literal, overload
 from liftax import ad
 from liftax.ad.checks import demand_pair, explain_arity
 from liftax.core.pack import View, unbind
-from liftax.lift.checks import check_filters, check_primals
+from liftax.lift.checks import check_filters, check_primals, check_streams
 from liftax.typing import AxisName, Filter
 
 
@@ -90,6 +90,7 @@ def vjp(
     """
     packed = unbind(mdl, (vjp_variables, variables), rngs, "vjp")
     check_primals(primals, "vjp")
+    check_streams(packed, rngs, "vjp")
     check_filters(packed, "vjp", vjp_variables=vjp_variables, variables=variables)
 
     def pure(wrt: Any, *args: Any) -> Any:

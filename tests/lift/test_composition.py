@@ -1,0 +1,214 @@
+"""Programs in which other libraries drop a gradient, leak a tracer, or say something else than what is wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from liftax import core, errors, lift, nn
+
+KEY = jax.random.key(0)
+X = jnp.array([1.0, 2.0, 3.0])
+
+
+class Through(nn.Module):
+    body: object
+
+    @nn.compact
+    def __call__(self, *args):
+        return self.body(self, *args)
+
+
+class Outer(nn.Module):
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(self.inner(x))
+
+
+def applied(body, *args, **kwargs):
+    model = Through(body)
+    return model.apply(model.init(KEY, *args), *args, **kwargs)
+
+
+def same_rule(f):
+    """A custom rule that does what differentiation does."""
+    return nn.custom_vjp(f, lambda mdl, *args: nn.vjp(f, mdl, *args), lambda vjp_fn, ct: vjp_fn(ct))
+
+
+def call(mdl, x):
+    return mdl(x)
+
+
+def test_writing_the_state_of_a_module_outside_the_target():
+    def body(self, x):
+        norm, dense = nn.BatchNorm(use_running_average=False), nn.Dense(2)
+        norm(x[None])
+        return nn.grad(lambda mdl, x: mdl(norm(x[None])).sum(), dense, x)
+
+    with pytest.raises(errors.JaxTransformError, match=r"(?s)batch_stats/mean at /BatchNorm_0.*\(mdl, other\)"):
+        applied(body, X, mutable=["batch_stats"])
+
+
+def test_a_tree_of_modules_gets_a_tree_of_cotangents():
+    def body(self, x):
+        pair = (nn.Dense(2), nn.Dense(3))
+        _, vjp_fn = nn.vjp(lambda mdls, x: mdls[0](x).sum() + mdls[1](x).sum(), pair, x)
+        return vjp_fn(1.0)[0]
+
+    first, second = applied(body, X)
+    np.testing.assert_array_equal(first["params"]["kernel"], np.outer(X, np.ones(2)))
+    np.testing.assert_array_equal(second["params"]["bias"], np.ones(3))
+
+
+def test_a_parent_and_its_child_as_targets_at_once():
+    def body(self, x):
+        child = nn.Dense(2)
+        _, vjp_fn = nn.vjp(lambda mdls, x: mdls["child"](x).sum(), {"parent": self, "child": child}, x)
+        return vjp_fn(1.0)[0]
+
+    ct = applied(body, X)
+    np.testing.assert_array_equal(ct["child"]["params"]["bias"], np.ones(2))
+    np.testing.assert_array_equal(ct["parent"]["params"]["Dense_0"]["bias"], np.ones(2))
+
+
+def test_a_module_from_elsewhere_shows_under_its_field():
+    def body(self, x):
+        outer = Outer(nn.Dense(3, name="shared"))
+        y, vjp_fn = nn.vjp(lambda mdl, x: mdl(x).sum(), outer, x)
+        variables_ct, x_ct = vjp_fn(1.0)
+        ones = jax.tree.map(jnp.ones_like, variables_ct)
+        _, y_t = nn.jvp(lambda mdl, x: mdl(x).sum(), outer, (x,), (x,), ones)
+        return variables_ct, x_ct, y_t
+
+    variables_ct, x_ct, y_t = applied(body, X)
+    assert set(variables_ct["params"]) == {"inner", "Dense_0"}
+    total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(variables_ct)) + x_ct @ X
+    np.testing.assert_allclose(total, y_t, rtol=1e-5)
+
+
+def test_layers_of_a_sequential_made_in_a_compact_method():
+    def body(self, x):
+        layers = nn.Sequential([nn.Dense(2), nn.tanh, nn.Dense(1)])
+        return nn.vjp(lambda mdl, x: mdl(x).sum(), layers, x)[1](1.0)[0]
+
+    assert set(applied(body, X)["params"]) == {"layers_0", "layers_2"}
+
+
+def test_a_gradient_as_a_learning_signal_during_init():
+    def body(self, x):
+        dense = nn.Dense(2)
+        y, vjp_fn = nn.vjp(call, dense, x)
+        step = lambda p, g: p - 0.1 * g
+        return jax.tree.map(step, dense.variables["params"], vjp_fn(y)[0]["params"])
+
+    model = Through(body)
+    out, variables = model.init_with_output(KEY, X)
+    np.testing.assert_allclose(out["kernel"], model.apply(variables, X)["kernel"])
+
+
+@pytest.mark.parametrize("primal", [lambda self: nn.Dense(2), lambda self: self.variable("a", "b", lambda: 1.0)])
+def test_modules_and_variables_are_no_primals(primal):
+    with pytest.raises(errors.NonDifferentiablePrimalError, match="argument 0"):
+        applied(lambda self, x: nn.vjp(call, nn.Dense(2), primal(self)), X)
+
+
+@pytest.mark.parametrize("variables", [False, ["params"], nn.DenyList("cache")])
+def test_filters_of_the_other_collections(variables):
+    def body(self, x):
+        return nn.jvp(call, nn.Dense(2), (x,), (x,), {"params": {"bias": jnp.ones(2)}}, variables=variables)[1]
+
+    model = Through(body)
+    given = model.init(KEY, X)
+    want = X @ given["params"]["Dense_0"]["kernel"] + 1
+    np.testing.assert_allclose(model.apply(given, X), want, rtol=1e-6)
+
+
+def test_a_typo_in_a_filter_of_rng_streams():
+    body = lambda self, x: nn.vjp(call, nn.Dropout(0.5, deterministic=False), x, rngs="dropot")
+    with pytest.raises(errors.UnknownCollectionError, match="Did you mean 'dropout'"):
+        Through(body).apply({}, X, rngs={"dropout": KEY})
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_a_rule_over_a_value_from_outside_is_an_error(wrap):
+    def body(self, x):
+        dense, other = nn.Dense(2), nn.Dense(2)
+        other(x)
+        return same_rule(lambda mdl, x: mdl(x) + other(x))(dense, x).sum()
+
+    model = Through(body)
+    variables = model.init(KEY, X)
+    with pytest.raises(errors.DroppedGradientError, match="closes over"):
+        wrap(jax.grad(model.apply))(variables, X)
+
+
+def test_a_rule_over_both_modules_is_right():
+    def body(self, x):
+        rule = same_rule(lambda mdls, x: mdls[0](x) + mdls[1](x))
+        return rule((nn.Dense(2), nn.Dense(2)), x).sum()
+
+    model = Through(body)
+    grads = jax.grad(model.apply)(model.init(KEY, X), X)
+    np.testing.assert_array_equal(grads["params"]["Dense_1"]["bias"], np.ones(2))
+
+
+def test_parameters_that_a_rule_did_not_write_keep_their_gradient():
+    def body(self, x):
+        dense = nn.Dense(3)
+        zero = nn.custom_vjp(call, lambda mdl, x: nn.vjp(call, mdl, x), lambda vjp_fn, ct: (None, None))
+        return zero(dense, x).sum() + dense(x).sum()
+
+    model = Through(body)
+    variables = model.init(KEY, X)
+    grads = jax.grad(lambda v: model.apply(v, X, mutable=["params"])[0])(variables)
+    np.testing.assert_array_equal(grads["params"]["Dense_0"]["bias"], np.ones(3))
+
+
+def test_masks_do_not_depend_on_who_differentiates():
+    def body(self, x):
+        drop = nn.Dropout(0.5, deterministic=False)
+        weights = jnp.arange(1.0, 1 + x.size)
+        return same_rule(call)(drop, x) @ weights + 1000 * (nn.Dropout(0.5, deterministic=False)(x) @ weights)
+
+    f = lambda x: Through(body).apply({}, x, rngs={"dropout": KEY})
+    x = jnp.ones(10)
+    values = [f(x), jax.jit(f)(x), *(g(x)[0] for g in (jax.value_and_grad(jax.jit(f)), jax.value_and_grad(f)))]
+    assert len({float(v) for v in values}) == 1
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_rules_that_write_different_state_are_an_error(wrap):
+    def forward(mdl, x):
+        return nn.vjp(lambda mdl, x: x * 2, mdl, x)
+
+    rule = nn.custom_vjp(lambda mdl, x: mdl(x), forward, lambda vjp_fn, ct: vjp_fn(ct))
+    model = Through(lambda self, x: rule(nn.BatchNorm(use_running_average=False), x).sum())
+    x = jnp.ones((2, 3))
+    variables = model.init(KEY, x)
+    loss = jax.jit(lambda v: model.apply(v, x, mutable=["batch_stats"])[0])
+    with pytest.raises(errors.CustomRuleError, match="batch_stats"):
+        wrap(jax.grad(loss))(variables)
+
+
+def test_inner_scopes_and_modules_end_with_their_transform():
+    kept = []
+
+    def keeping(scope, x):
+        lift.vjp(lambda inner, x: kept.append(inner) or x, scope, x)
+        return kept[-1].param("w", nn.initializers.ones, ())
+
+    def body(self, x):
+        nn.vjp(lambda mdl, x: kept.append(nn.Dense(2)) or kept[-1](x), self, x)
+        return kept[-1](x)
+
+    for run in (lambda: core.init(keeping)(KEY, X), lambda: Through(body).init(KEY, X)):
+        with pytest.raises(errors.InvalidScopeError, match="vjp had ended"):
+            run()
+
+
+def test_frozen_variables_are_accepted_and_kept():
+    frozen = nn.FrozenDict({"params": {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}})
+    ct, _ = Through(lambda self, x: nn.vjp(call, nn.Dense(2), x)[1](jnp.ones(2))).apply(frozen, X)
+    np.testing.assert_array_equal(ct["params"]["bias"], np.ones(2))
