@@ -436,7 +436,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for what, value, form, _, limit in failed:
         print(f"FAILED: {what.strip()}: {value:{form}}, must be finite and within {limit:g}", file=sys.stderr)
     if not failed:
-        console.print("All checks passed; the forces are the central differences of the energy.")
+        unchecked = " Accuracy is not checked with --quick." if options.quick else ""
+        console.print(f"All checks passed; the forces are the central differences of the energy.{unchecked}")
     return 1 if failed else 0
 
 
