@@ -126,7 +126,7 @@ class View:
         count = 1 + max(index for slots in self.slots for _, index, _, _ in slots)
         roots: list[dict[str, Any]] = [{} for _ in range(count)]
         for slots, leaf in zip(self.slots, leaves, strict=True):
-            leaf = copied(leaf) if len(slots) > 1 or slots[0][2] else dict(leaf)
+            leaf = copied(leaf)
             for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
                 for col in list(leaf):
                     part = _removed(leaf, col, prefix)
