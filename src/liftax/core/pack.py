@@ -170,20 +170,22 @@ class Packed:
         """Return the context in which the target holds the variables `groups`, and `keys`."""
         return Bound(self, groups, keys)
 
-    def include(self, state: State, filter_: Filter) -> bool:
-        """Add variables in `filter_` that a run created to the first group; tell whether there were any.
+    def include(self, state: State, filter_: Filter, index: int = 0) -> bool:
+        """Add variables in `filter_` that a run created to the group `index`; tell whether there were any.
 
         A transform with respect to variables calls this after its JAX call: what did not exist yet was created in that
         run, so the transform runs again, now with respect to it.
         """
         found = False
+        fresh: set[tuple[int, int]] = set()  # groups whose dicts are ours to change
         for i, created in enumerate(state.created):
-            group, drawn = self.groups[0][i], self.after[i][0]
+            group, drawn = self.groups[index][i], self.after[i][0]
             for key, value in created.items():
                 col, *path, name = key
                 if not filters.in_filter(filter_, col):
                     continue
-                if not self.included[i]:
+                if (i, index) not in fresh:
+                    fresh.add((i, index))
                     group.update({c: copied(tree) for c, tree in group.items()})
                 tree = group.setdefault(col, {})
                 for step in path:
@@ -348,7 +350,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
     packed.included = tuple({} for _ in roots)
     packed.replay = tuple({} for _ in roots)
     packed.after = tuple(({}, {}) for _ in roots)
-    packed.names = ()
+    packed.names = []
     return packed
 
 

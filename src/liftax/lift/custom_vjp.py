@@ -171,7 +171,7 @@ def custom_vjp(
         created: tuple[dict[Path, Any], ...] = tuple({} for _ in packed.roots)
         if any(scope.store.is_mutable(col) for scope in packed.roots for col in _maybe_new(grad_vars, scope)):
             # What the rule gives cotangents to has to exist: create it first, in a run of its own.
-            _, first = run(fn, *packed.groups, packed.keys, diff, constants)
+            _, first = run(fn, packed.groups[0], packed.groups[1], packed.keys, diff, constants)
             packed.include(first, grad_vars)
             created = first.created
             types = jax.tree.map(_type, (packed.groups[0], diff))
