@@ -1,0 +1,46 @@
+"""The networks of `models_hand` in the operations that liftax's layers are made of, in their order.
+
+That the programs of liftax have the figures of this one, down to the operation, shows that liftax adds nothing to them.
+Beside `models_hand` it shows what the choice of operations is worth.
+"""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from jax import lax
+
+import models_hand
+from models_hand import Parameters
+
+
+def layer_norm(p: Parameters, x: jax.Array) -> jax.Array:
+    """`(x - E[x]) / sqrt(V[x] + 1e-6) * scale + bias` over the last axis."""
+    count = np.float32(x.shape[-1])
+    square = lax.square(x)
+    mean = lax.div(lax.reduce_sum(x, (1,)), count)
+    var = lax.max(np.float32(0), lax.sub(lax.div(lax.reduce_sum(square, (1,)), count), lax.square(mean)))
+    centred = lax.sub(x, lax.broadcast_in_dim(mean, x.shape, (0,)))
+    inverse = lax.expand_dims(lax.rsqrt(lax.add(var, np.float32(1e-6))), (1,))
+    factor = lax.mul(inverse, lax.expand_dims(p["scale"], (0,)))
+    return add_bias(lax.mul(centred, factor), p["bias"])
+
+
+def dense(p: Parameters, x: jax.Array) -> jax.Array:
+    """`x @ kernel + bias`."""
+    return add_bias(lax.dot_general(x, p["kernel"], (((1,), (0,)), ((), ()))), p["bias"])
+
+
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """`y + bias`, the bias along the last axis."""
+    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, (1,)))
+
+
+def block(p: Parameters, x: jax.Array) -> jax.Array:
+    """`x + down(gelu(up(norm(x))))`."""
+    return lax.add(x, dense(p["down"], jax.nn.gelu(dense(p["up"], layer_norm(p["norm"], x)))))
+
+
+def implementation() -> SimpleNamespace:
+    """See `models_hand.implementation`."""
+    return models_hand.implementation("lax", block)
