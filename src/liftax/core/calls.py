@@ -25,5 +25,8 @@ class Frame(NamedTuple):
 class _Calls(threading.local):
     top = Frame()
 
+    def __reduce__(self) -> str:  # by name: methods of modules refer to it, and are pickled by value by cloudpickle
+        return "calls"
+
 
 calls = _Calls()

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from liftax import errors
 from liftax.core.calls import calls
@@ -64,6 +64,7 @@ class _Parent:
         module.__dict__["_parent"] = weakref.ref(parent) if isinstance(parent, Binding) else parent
 
 
+@dataclass_transform(field_specifiers=(dataclasses.field,))
 class Binding:
     """What a module is as an object: made, named, bound, set up, cloned, lifted. See `Module`."""
 
@@ -109,7 +110,7 @@ class Binding:
         elif isinstance(parent, Scope):
             own["scope"] = parent
         else:
-            raise TypeError(f"The parent of a module is None, a Module or a Scope, not a {type(parent).__name__}.")
+            raise ValueError(f"The parent of a module is None, a Module or a Scope, not a {type(parent).__name__}.")
         self._adopt_fields()
         state.bound = True
 
@@ -241,6 +242,17 @@ class Binding:
                 snapshot.pop(name, None)
             state.made = ()
         return snapshot
+
+    def lift_static(self) -> tuple[tuple[str, Any], ...]:
+        """Return what the methods of this module depend on besides variables: fields, and how far it is in its making."""
+        state = self._state
+        hidden = _OWN if state.in_setup else _OWN | set(state.made)
+        return (
+            *((name, value) for name, value in self.__dict__.items() if name not in hidden),
+            ("in_setup", state.in_setup),
+            ("in_compact", state.in_compact),
+            ("names", state.names),
+        )
 
     def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
         """Take on `snapshot`, bound to `scope`; return what was before."""

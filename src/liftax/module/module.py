@@ -9,7 +9,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ from liftax.typing import Filter, Path, PRNGKey
 M = TypeVar("M", bound="Module")
 
 
-@dataclass_transform(field_specifiers=(dataclasses.field,))
 class Module(Binding):
     """Base class of layers and models.
 
@@ -52,6 +51,10 @@ class Module(Binding):
         >>> model.apply(variables, jnp.ones(3))
         Array([3., 3.], dtype=float32)
     """
+
+    if TYPE_CHECKING:  # each subclass gets these two fields; see `liftax.module.dataclass`
+        parent: Any = dataclasses.field(default=None, kw_only=True)
+        name: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,7 +115,7 @@ class Module(Binding):
             ModifyScopeVariableError: an immutable collection was written.
             InvalidRngError: an rng stream is missing.
         """
-        run, mutable = self._runner(method, mutable, capture_intermediates, "apply")
+        run, mutable = Module._runner(self, method, mutable, capture_intermediates, "apply")
         return core.apply(run, mutable)(variables, *args, rngs=rngs, **kwargs)
 
     def init_with_output(
@@ -125,7 +128,7 @@ class Module(Binding):
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Run a method, creating variables; return its result and the variables. Arguments are those of `init`."""
-        run, mutable = self._runner(method, mutable, capture_intermediates, "init")
+        run, mutable = Module._runner(self, method, mutable, capture_intermediates, "init")
         return core.init(run, mutable)(rngs, *args, **kwargs)
 
     def init(
@@ -150,8 +153,8 @@ class Module(Binding):
         Returns:
             The variables: `{'params': …}` and the other collections that the module has.
         """
-        return self.init_with_output(
-            rngs, *args, method=method, mutable=mutable, capture_intermediates=capture_intermediates, **kwargs
+        return Module.init_with_output(
+            self, rngs, *args, method=method, mutable=mutable, capture_intermediates=capture_intermediates, **kwargs
         )[1]
 
     def lazy_init(
@@ -167,7 +170,7 @@ class Module(Binding):
         Raises:
             LazyInitError: a variable depends on the value of an argument.
         """
-        run, mutable = self._runner(method, mutable, False, "lazy_init")
+        run, mutable = Module._runner(self, method, mutable, False, "lazy_init")
         return core.lazy_init(run, mutable)(rngs, *args, **kwargs)
 
     def _runner(self, method: Any, mutable: Filter, capture: Any, what: str) -> tuple[Callable[..., Any], Filter]:
@@ -408,9 +411,14 @@ def _method(module: Module, method: Any, what: str) -> Callable[..., Any]:
         pass
     elif isinstance(method.__self__, Module):
         method = method.__func__
-    if not callable(method) or is_target(method):
+    if not callable(method) or is_target(method) or _takes_nothing(method):
         raise errors.ApplyModuleInvalidMethodError(
             f"{cls}.{what}: method={method!r} is no function of the module. Give a method of {cls}, its name, or a "
             "function whose first argument is the module."
         )
     return method
+
+
+def _takes_nothing(method: Callable[..., Any]) -> bool:
+    code = getattr(method, "__code__", None)
+    return code is not None and not code.co_argcount and not code.co_flags & inspect.CO_VARARGS
