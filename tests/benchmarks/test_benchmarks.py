@@ -109,16 +109,6 @@ def test_python_calls_are_counted(benchmarks):
 
 
 def test_table_states_a_missed_goal(benchmarks):
-    row = benchmarks.cases.Row(
-        "mlp", "trace", 2.0, "ms", {"liftax": benchmarks.measure.Spread(1.61, 1.6, 1.7)}, goal=1.5
-    )
-    assert benchmarks.run.table([row]).splitlines()[-1].split() == [
-        "mlp",
-        "trace",
-        "2.00",
-        "ms",
-        "1.61",
-        "[1.60-1.70]",
-        "1.5",
-        "MISSED",
-    ]
+    measured = benchmarks.measure.Spread(1.61, 1.6, 1.7)
+    row = benchmarks.cases.Row("mlp", "trace", 2.0, "ms", {"liftax": measured}, goal=1.5)
+    assert benchmarks.run.table([row]).endswith("2.00 ms  1.61 [1.60-1.70]  1.5 MISSED")
