@@ -155,6 +155,12 @@ def _check_variables(variables: Any, owner: str) -> None:
             f"{owner}: got variables of type {type(variables).__name__}. Expected a mapping from collection names to "
             "nested mappings of arrays, such as {'params': …}, as init returns it."
         )
+    for col, tree in variables.items():
+        if not isinstance(tree, Mapping):
+            raise errors.ApplyScopeInvalidVariablesTypeError(
+                f"{owner}: the collection {col!r} is a {type(tree).__name__}. Expected a nested mapping of arrays, as "
+                "init returns it."
+            )
     params = variables.get("params")
     if isinstance(params, Mapping) and "params" in params:
         raise errors.ApplyScopeInvalidVariablesStructureError(

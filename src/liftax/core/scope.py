@@ -391,12 +391,13 @@ class Scope:
             known = ", ".join(repr(k) for k in self.store.variables) or "none"
             why = f"the collection {col!r} is {'empty' if col in self.store.variables else 'missing'} (given: {known})"
         elif here:
-            why = f"this module has {', '.join(map(repr, here))} there.{errors.nearest(name, here)}"
+            why = f"this module has {', '.join(map(repr, here))} there"
         else:
             why = f"the collection {col!r} has nothing for this module"
         return cls(
-            f"{col}/{name} at {self.path_text} does not exist, and can't be created in this {self.store.owner}: {why}. "
-            "Use variables from init of the same module with the same settings, or make the collection mutable."
+            f"{col}/{name} at {self.path_text} does not exist, and can't be created in this {self.store.owner}: {why}."
+            f"{errors.nearest(name, here)} Use variables from init of the same module with the same settings, or make the "
+            "collection mutable."
         )
 
     def _raise_dead(self) -> None:
