@@ -55,6 +55,10 @@ class Liftable(Protocol):
         """Return its state, to be installed later, maybe several times."""
         ...
 
+    def lift_static(self) -> "Sequence[tuple[str, Any]]":
+        """Return what its methods depend on besides variables: what tells it from others of its type."""
+        ...
+
     def lift_install(self, snapshot: Any, scope: Scope) -> Any:
         """Take on the state of `snapshot`, bound to `scope`; return what `lift_restore` needs."""
         ...

@@ -7,8 +7,35 @@ from liftax.lift.axes import In, Out
 from liftax.lift.checkpoint import checkpoint, remat
 from liftax.lift.custom_vjp import custom_vjp
 from liftax.lift.grad import grad, value_and_grad
+from liftax.lift.hvp import hvp, vhp
+from liftax.lift.jacobian import hessian, jacfwd, jacrev
+from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
+from liftax.lift.linearize import linear_transpose, linearize
+from liftax.lift.scan import broadcast, scan
 from liftax.lift.vjp import vjp
 from liftax.lift.vmap import vmap
 
-__all__ = ["In", "Out", "checkpoint", "custom_vjp", "grad", "jvp", "remat", "value_and_grad", "vjp", "vmap"]
+__all__ = [
+    "In",
+    "Out",
+    "broadcast",
+    "checkpoint",
+    "custom_vjp",
+    "fold_rngs",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacrev",
+    "jit",
+    "jvp",
+    "linear_transpose",
+    "linearize",
+    "remat",
+    "scan",
+    "value_and_grad",
+    "vhp",
+    "vjp",
+    "vmap",
+]

@@ -51,13 +51,14 @@ class Call:
     ):
         self.name = name
         leaves, self._treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_taken)
-        self._taken = {i: leaf for i, leaf in enumerate(leaves) if is_target(leaf) or isinstance(leaf, Variable)}
-        if self._taken:
-            leaves = [None if i in self._taken else leaf for i, leaf in enumerate(leaves)]
+        self.taken = {i: leaf for i, leaf in enumerate(leaves) if is_target(leaf) or isinstance(leaf, Variable)}
+        if self.taken:
+            leaves = [None if i in self.taken else leaf for i, leaf in enumerate(leaves)]
             args, kwargs = self._treedef.unflatten(leaves)
         self.args, self.kwargs = args, kwargs
-        self._more = [m for m in self._taken.values() if is_target(m) and m.scope is not None]
-        self.packed = unbind((mdl, *self._more) if self._more else mdl, groups, rngs, name)
+        more = [_target_of(x) for x in self.taken.values() if x.scope is not None]
+        self.packed = unbind((mdl, *more) if more else mdl, groups, rngs, name)
+        self._alone = not more
         if is_target(mdl) and not isinstance(mdl, Scope):
             self.packed.frame = self.packed.frame._replace(module=mdl)
         wrap = getattr(type(mdl), "lift_method", None)
@@ -67,7 +68,7 @@ class Call:
         """Call the function with the target bound to `groups` and `keys`; return its output and the state it wrote."""
         with self.packed.bind(groups, keys) as inner:
             target = inner.target
-            if self._taken:
+            if self.taken:
                 target, args, kwargs = self._put_back(target, args, kwargs)
             try:
                 out = self.fn(target, *args, **kwargs)
@@ -78,11 +79,14 @@ class Call:
             return out, inner.collect()
 
     def _put_back(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        mdl, *more = target
+        mdl, *more = [target] if self._alone else target
         bound = iter(more)
-        leaves = jax.tree.leaves((args, kwargs), is_leaf=lambda x: x is None)
-        for i, taken in self._taken.items():
-            leaves[i] = next(bound) if is_target(taken) and taken.scope is not None else taken
+        leaves = jax.tree.leaves((args, kwargs), is_leaf=_is_taken)
+        for i, x in self.taken.items():
+            if x.scope is not None:
+                own = next(bound)
+                x = Variable(own, x.collection, x.name, x.unbox) if isinstance(x, Variable) else own
+            leaves[i] = x
         return (mdl, *self._treedef.unflatten(leaves))
 
     def _check_output(self, out: Any) -> None:
@@ -179,6 +183,10 @@ def _plain(cls: type, name: str) -> Callable[..., Any]:
 
 def _is_taken(x: Any) -> bool:
     return x is None or is_target(x)
+
+
+def _target_of(x: Any) -> Any:
+    return x.scope if isinstance(x, Variable) else x
 
 
 # --- rng streams of transforms that split them -----------------------------------------------------------------------

@@ -244,7 +244,7 @@ class Binding:
         return snapshot
 
     def lift_static(self) -> tuple[tuple[str, Any], ...]:
-        """Return what the methods of this module depend on besides variables: fields, and how far it is in its making."""
+        """Return what methods depend on besides variables: the fields, and how far this module is in its making."""
         state = self._state
         hidden = _OWN if state.in_setup else _OWN | set(state.made)
         return (

@@ -3,7 +3,27 @@
 from liftax.core import DenyList
 from liftax.core.frozen import FrozenDict
 from liftax.core.variable import Variable
-from liftax.lift import checkpoint, custom_vjp, grad, jvp, remat, value_and_grad, vjp, vmap
+from liftax.lift import (
+    broadcast,
+    checkpoint,
+    custom_vjp,
+    fold_rngs,
+    grad,
+    hessian,
+    hvp,
+    jacfwd,
+    jacrev,
+    jit,
+    jvp,
+    linear_transpose,
+    linearize,
+    remat,
+    scan,
+    value_and_grad,
+    vhp,
+    vjp,
+    vmap,
+)
 from liftax.module import Module, compact, merge_param, nowrap
 from liftax.nn import initializers
 from liftax.nn.activation import *  # noqa: F403

@@ -1,0 +1,282 @@
+"""Lifted compilation: a function of a module that is traced and compiled once.
+
+    jit       : (Module -> a -> b) -> (Module -> a -> b)
+    fold_rngs : the same, without compilation: the rng rule of `jit` alone
+
+One call to `jax.jit`, to a function that lives as long as the transformed one, so that JAX finds it again. Its first
+argument is static and stands for the target: two targets are the same to it when they have the same types and fields
+and hold the same kind of state. Variables and keys are arguments. Where the module is does not count: ten equal layers
+are traced once. For that, the module draws its keys from one key a stream, which knows the path already, and what a
+trace does besides state, counting draws and naming submodules, comes out with it as a static output.
+
+Source: `jax.jit`; `flax.linen.jit` for the signature and for how keys are drawn.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from liftax import _compat, errors
+from liftax.core.filters import DenyList, in_filter
+from liftax.core.pack import is_target
+from liftax.core.scope import Scope
+from liftax.core.variable import Variable
+from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
+from liftax.lift.checkpoint import shifted
+from liftax.typing import Filter
+
+
+def jit(
+    target: Target,
+    variables: Filter = True,
+    rngs: Filter = True,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Iterable[int] = (),
+    device: Any = None,
+    backend: str | None = None,
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+) -> Target:
+    """Compile a function of a module.
+
+    Outside of a module use `jax.jit`: `jax.jit(model.apply)`.
+
+    A call is traced anew when the module has other fields, when the variables, keys or arguments have other shapes, and
+    for each new transformed function: `nn.jit(lambda mdl, x: …)` inside a method is a new one each time.
+
+    Args:
+        target: A Module class, or a method or a function called as `fn(mdl, *args, **kwargs)`.
+        variables: The collections that are available inside.
+        rngs: The rng streams that are available inside.
+        static_argnums: Positions of arguments that stay Python values, counted with the module as 0.
+        static_argnames: Names of keyword arguments that stay Python values.
+        donate_argnums: Positions of arguments whose memory may be used again.
+        device: See `jax.jit`.
+        backend: See `jax.jit`.
+        methods: See `checkpoint`.
+
+    Returns:
+        A subclass with the same fields, whose instances are named `Jit…`; or a function with the signature of `fn`.
+        Keys that are drawn inside differ from those drawn without `jit`, and are those of Linen's `jit`.
+
+    Raises:
+        StaticValueError: A field holds a tracer, or a value that can't be hashed.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
+            `checkpoint`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Layer(nn.Module):
+        ...     @nn.jit
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         print('tracing')
+        ...         return nn.Dense(2)(x)
+        >>> class Net(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         for _ in range(3):
+        ...             x = Layer()(x)
+        ...         return x
+        >>> variables = jax.eval_shape(Net().init, jax.random.key(0), jnp.ones(2))
+        tracing
+    """
+    if is_class(target):
+        return class_form(
+            jit, target, methods, variables=variables, rngs=rngs, static_argnums=static_argnums,
+            static_argnames=static_argnames, donate_argnums=donate_argnums, device=device, backend=backend,
+        )  # fmt: skip
+    where = {k: v for k, v in {"device": device, "backend": backend}.items() if v is not None}
+
+    def traced(static: "_Static", groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        assert static.call is not None, "traced after the call"
+        out, state = static.call.run(groups, keys, args, kwargs)
+        return out, state, static.call.packed.effects()
+
+    traced.__name__ = getattr(target, "__name__", "jit")
+    jitted = jax.jit(
+        traced,
+        static_argnums=(0, *shifted(_arguments(static_argnums), "jit", by=2)),
+        static_argnames=static_argnames,
+        donate_argnums=shifted(_arguments(donate_argnums), "jit", by=2),
+        **where,
+    )
+
+    def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _forked(target, mdl, args, kwargs, variables, rngs, "jit")
+        packed = call.packed
+        static = _Static(call, _fingerprint(call))
+        try:
+            out, state, effects = jitted(static, packed.groups, packed.keys, *call.args, **call.kwargs)
+        finally:
+            static.call = None  # JAX keeps the static argument; it must not keep the variables
+        packed.replay_effects(effects)
+        packed.commit(state)
+        return out
+
+    return function_form(called, target, "jit")
+
+
+def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
+    """Draw keys inside as `jit` does: from one key a stream, drawn where the call is, so that paths above don't count.
+
+    Args:
+        target: A Module class, or a method or a function called as `fn(mdl, *args, **kwargs)`.
+        variables: The collections that are available inside.
+        rngs: The rng streams that are available inside.
+
+    Returns:
+        A subclass with the same fields, whose instances are named `Fold_rngs…`; or a function with the signature of
+        `fn`.
+
+    Example:
+        >>> import jax
+        >>> from liftax import nn
+        >>> class Key(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self):
+        ...         draw = lambda mdl: mdl.make_rng('noise')
+        ...         return draw(self), nn.fold_rngs(draw)(self)
+        >>> plain, folded = Key().apply({}, rngs={'noise': jax.random.key(0)})
+        >>> bool(plain == folded)
+        False
+    """
+    if is_class(target):
+        return class_form(fold_rngs, target, None, variables=variables, rngs=rngs)
+
+    def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _forked(target, mdl, args, kwargs, variables, rngs, "fold_rngs")
+        out, state = call.run(call.packed.groups, call.packed.keys, call.args, call.kwargs)
+        call.packed.commit(state)
+        return out
+
+    return function_form(called, target, "fold_rngs")
+
+
+def _forked(
+    fn: Callable[..., Any], mdl: Any, args: Any, kwargs: Any, variables: Filter, rngs: Filter, name: str
+) -> Call:
+    """Take the call apart, with keys that know the path of the module already."""
+    scope = getattr(mdl, "scope", None)
+    forked = {}
+    if isinstance(scope, Scope) and not scope.store.dead:
+        forked = {stream: scope.make_rng(stream) for stream in scope.store.keys if in_filter(rngs, stream)}
+    call = Call(fn, mdl, args, kwargs, (variables,), rngs, name)
+    packed = call.packed
+    packed.rng_bases = tuple(len(root.path) for root in packed.roots)
+    packed.keys = tuple(
+        {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
+        for root, keys in zip(packed.roots, packed.keys, strict=True)
+    )
+    return call
+
+
+def _arguments(argnums: int | Iterable[int]) -> tuple[int, ...]:
+    return tuple(i for i in ((argnums,) if isinstance(argnums, int) else argnums) if i != 0)  # the module is static
+
+
+# --- recognizing a target again --------------------------------------------------------------------------------------
+
+
+class _Static:
+    """The target of one call, to `jax.jit`: equal to another one if the trace would be the same."""
+
+    __slots__ = ("call", "fingerprint", "hash")
+
+    def __init__(self, call: Call, fingerprint: Any):
+        self.call: Call | None = call
+        self.fingerprint = fingerprint
+        self.hash = hash(fingerprint)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self.fingerprint == other.fingerprint
+
+
+class _ById:
+    """An immutable array in a field: equal to itself alone, and kept alive so that its id stays its own."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self.value is other.value
+
+
+def _fingerprint(call: Call) -> Any:
+    packed = call.packed
+    scopes = tuple(
+        (
+            _static(root.store.flags, "flags", {}),
+            _frozen_filter(mutable),
+            tuple(sorted((path[len(root.path) :], tuple(sorted(n.items()))) for path, n in counters.items() if n)),
+        )
+        for root, mutable, counters in zip(packed.roots, packed.inner_mutable, packed.counters, strict=True)
+    )
+    seen: dict[int, int] = {}
+    parts = tuple(
+        (index, below, None if module is None else _static(module, type(module).__name__, seen))
+        for row in packed.parts
+        for module, _, index, below in row
+    )
+    taken = tuple((i, _taken(x, seen)) for i, x in call.taken.items())
+    frame = packed.frame
+    return packed.view, scopes, parts, taken, frame.capture, frame.interceptors
+
+
+def _taken(x: Any, seen: dict[int, int]) -> Any:
+    return (x.collection, x.name, x.unbox) if isinstance(x, Variable) else _static(x, "argument", seen)
+
+
+def _frozen_filter(filter_: Any) -> Any:
+    if isinstance(filter_, DenyList):
+        return DenyList(_frozen_filter(filter_.deny))
+    return filter_ if isinstance(filter_, bool | str) else frozenset(filter_)
+
+
+def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
+    """Return a hashable value that is equal for values to which a trace is the same."""
+    if x is None or isinstance(x, str | bool | int | float | complex | bytes | type):
+        return type(x), x
+    if isinstance(x, Scope):
+        return "scope"
+    if is_target(x):
+        if id(x) in seen:
+            return type(x), seen[id(x)]
+        seen[id(x)] = len(seen)
+        return type(x), tuple((name, _static(value, f"{where}.{name}", seen)) for name, value in x.lift_static())
+    if isinstance(x, Mapping):
+        return type(x), tuple((k, _static(v, f"{where}[{k!r}]", seen)) for k, v in x.items())
+    if isinstance(x, list | tuple):
+        return type(x), tuple(_static(v, f"{where}[{i}]", seen) for i, v in enumerate(x))
+    if isinstance(x, set | frozenset):
+        return type(x), frozenset(_static(v, where, seen) for v in x)
+    if isinstance(x, np.ndarray):
+        return "array", x.shape, x.dtype.str, x.tobytes()
+    if _compat.is_tracer(x):
+        raise errors.StaticValueError(
+            f"jit: {where} is a tracer: the module was made inside a JAX transform with a traced value as a field. "
+            "Hand the value to the method as an argument, so that it can be traced."
+        )
+    if isinstance(x, jax.Array):
+        return _ById(x)
+    if isinstance(x, Variable):
+        return x.collection, x.name, x.unbox
+    try:
+        hash(x)
+    except TypeError as error:
+        raise errors.StaticValueError(
+            f"jit: {where} holds a {type(x).__name__}, which can't be hashed, so the compiled function can't be found "
+            "again. Use an immutable value (a tuple, a frozen dataclass) in the field."
+        ) from error
+    return x

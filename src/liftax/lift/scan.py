@@ -1,0 +1,254 @@
+"""Lifted scan: a function of a module as the body of a loop.
+
+    scan : (Module -> c -> x -> (c, y)) -> (Module with an axis -> c -> x with an axis -> (c, y with an axis))
+
+One call to `jax.lax.scan`. A collection is scanned over (one slice a step), carried (each step sees what the one before
+wrote) or broadcast (the same in all steps).
+
+What does not depend on the step, broadcast variables that are created and outputs that are not stacked, is computed
+before the loop, by a run of the body in which the steps' values are unknown. The rng counters go on after that run, as
+they do in Linen, so that the draws agree.
+
+Source: `jax.lax.scan`; `flax.linen.scan` for the signature.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from liftax import _compat, errors
+from liftax.ad.checks import demand_pair
+from liftax.core import filters
+from liftax.core.pack import State
+from liftax.core.scope import copied
+from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
+from liftax.lift.axes import axes_of, axis_size, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.typing import Filter, Path
+
+
+class _Broadcast:
+    """What stands in `in_axes` and `out_axes` for a value that is the same in all steps."""
+
+    def __repr__(self) -> str:
+        return "broadcast"
+
+
+broadcast = _Broadcast()
+
+
+def scan(
+    target: Target,
+    variable_axes: Mapping[Filter, Any] = {},
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    split_rngs: Mapping[Filter, bool] = {},
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    data_transform: Callable[..., Any] | None = None,
+    metadata_params: Mapping[Any, Any] = {},
+    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    _split_transpose: bool = False,
+    check_constancy_invariants: bool = True,
+) -> Target:
+    """Run a function of a module in a loop.
+
+    Outside of a module use `jax.lax.scan`.
+
+    Args:
+        target: A Module class, or a method or a function called as `fn(mdl, carry, *xs)`; it returns `(carry, y)`.
+        variable_axes: Filter -> axis: each step sees its slice of the variables of these collections.
+        variable_broadcast: Collections whose variables are the same in all steps. They may be created inside, if their
+            values do not depend on the step; what else is written to them is lost.
+        variable_carry: Collections whose variables each step sees as the one before left them.
+        split_rngs: Filter -> whether the rng stream differs from step to step. Streams that no filter matches are out
+            of reach inside.
+        in_axes: For each argument after the carry, the axis to scan over, or `nn.broadcast`.
+        out_axes: For the output `y`, the axis along which the steps' values are stacked, or `nn.broadcast` for a value
+            that is the same in all steps.
+        length: The number of steps; needed only if no argument tells it.
+        reverse: Scan from the end to the start.
+        unroll: How many steps one iteration of the loop takes.
+        data_transform: Called inside as `(variable groups, rng groups) -> (variable groups, rng groups)`. The variable
+            groups are those of `variable_broadcast`, of `variable_carry`, and of each entry of `variable_axes`; the
+            rng groups are the streams that are not split, and those that are.
+        metadata_params: Handed to `add_axis` and `remove_axis` of boxes.
+        methods: See `checkpoint`.
+        _split_transpose: See `jax.lax.scan`.
+        check_constancy_invariants: False: don't compute anything before the loop. Nothing can be created in broadcast
+            or carried collections then, no output is `nn.broadcast`, and rngs are those of a single run.
+
+    Returns:
+        A subclass with the same fields, whose instances are named `Scan…`; or a function called as
+        `scanned(mdl, carry, *xs)` that returns `(carry, ys)`. Keyword arguments reach `fn` as they are.
+
+    Raises:
+        MappedAxisError: The scanned axes are of several sizes, or of none.
+        ControlFlowError: A step creates a variable that the loop can't carry, or the value of a broadcast variable or
+            output depends on the step.
+        AuxError: `fn` returns no pair.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
+            `checkpoint`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Cell(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, h, x):
+        ...         h = jnp.tanh(nn.Dense(2)(h) + x)
+        ...         return h, h
+        >>> Chain = nn.scan(Cell, variable_broadcast='params', split_rngs={'params': False})
+        >>> (h, hs), variables = Chain().init_with_output(jax.random.key(0), jnp.zeros(2), jnp.ones((5, 2)))
+        >>> hs.shape, jax.tree.map(jnp.shape, variables)
+        ((5, 2), {'params': {'Dense_0': {'bias': (2,), 'kernel': (2, 2)}}})
+    """
+    if is_class(target):
+        return class_form(
+            scan, target, methods, variable_axes=variable_axes, variable_broadcast=variable_broadcast,
+            variable_carry=variable_carry, split_rngs=split_rngs, in_axes=in_axes, out_axes=out_axes, length=length,
+            reverse=reverse, unroll=unroll, data_transform=data_transform, metadata_params=metadata_params,
+            _split_transpose=_split_transpose, check_constancy_invariants=check_constancy_invariants,
+        )  # fmt: skip
+    axes = axes_of(variable_axes, "scan", allow_none=False)
+    groups_of = (variable_broadcast, variable_carry, *(a.filter for a in axes))
+    in_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
+
+    def called(mdl: Any, init: Any, *xs: Any, **kwargs: Any) -> Any:
+        call = Call(target, mdl, (init, *xs), kwargs, groups_of, True, "scan")
+        packed = call.packed
+        where = packed.roots[0].path_text
+        close_ways(packed, axes, 2)
+        init, *whole = call.args
+        steps = axis_size(length, in_axes, tuple(whole), broadcast, "scan", "length")
+        split, shared = split_keys(call, split_rngs)
+        split = jax.tree.map(lambda key: jax.random.split(key, steps), split)
+        scanned = unstacked(packed.groups[2:], axes, metadata_params)
+        scanned = tuple(_front(a.into, group) for a, group in zip(axes, scanned, strict=True))
+        slices = jax.tree.map(lambda axis, x: () if axis is broadcast else _front(axis, x), in_axes, tuple(whole))
+        xs_all = (scanned, split, slices)
+
+        def step(fixed: Any, shared: Any, carry: Any, xs: Any) -> tuple[Any, Any, tuple[State, ...]]:
+            carried, c = carry
+            scanned, split, slices = xs
+            args = jax.tree.map(lambda axis, x, s: x if axis is broadcast else s, in_axes, tuple(whole), slices)
+            groups, keys = (fixed, carried, *scanned), (shared, split)
+            if data_transform is not None:
+                groups, keys = data_transform(groups, keys)
+            out, state = call.run(groups, joined(*keys), (c, *args), call.kwargs)
+            c, y = demand_pair(out, "scan", pair="(carry, y)", why="a loop", remedy="return (carry, None)")
+            return c, y, grouped(state, groups_of)
+
+        def before(known: Any, unknown: Any) -> Any:
+            _, y, states = step(*known, *unknown)
+            constant = jax.tree.map(lambda axis, y: y if axis is broadcast else (), out_axes, y)
+            return constant, states[0], State(tuple({} for _ in packed.roots), states[1].created)
+
+        constant, fixed = None, State(tuple({} for _ in packed.roots), tuple({} for _ in packed.roots))
+        broadcasts = any(axis is broadcast for axis in jax.tree.leaves(out_axes))
+        if check_constancy_invariants and (broadcasts or any(packed.keys) or _writable(call, groups_of[:2])):
+            unknown = ((packed.groups[1], init), jax.tree.map(_slice_type, xs_all))
+            try:
+                constant, fixed, new = _compat.partial_eval(before, (packed.groups[0], shared), _types(unknown))
+            except errors.LazyInitError as error:
+                raise errors.ControlFlowError(
+                    f"scan at {where}: a variable that the loop creates in variable_broadcast="
+                    f"{variable_broadcast!r} or variable_carry={variable_carry!r}, or an output that is nn.broadcast, "
+                    "depends on the step: on the carry, a scanned value or a split rng stream. Scan over the "
+                    "collection (variable_axes), don't split the stream (split_rngs), or create the variable before the loop."
+                ) from error
+            packed.include(fixed, variable_broadcast)
+            packed.include(new, variable_carry, index=1)
+            packed.counters = tuple(counters for _, counters in packed.after)
+            packed.replay = tuple({} for _ in packed.roots)  # the counters went on already
+            packed.groups = (_updated(packed.groups[0], fixed.written), *packed.groups[1:])
+        elif broadcasts:
+            raise errors.ControlFlowError(
+                f"scan at {where}: an output is nn.broadcast, which check_constancy_invariants=False rules out."
+            )
+        written: list[set[Path]] = [set() for _ in packed.roots]
+
+        def pure(carry: Any, xs: Any) -> Any:
+            c, y, (_, state, *states) = step(packed.groups[0], shared, carry, xs)
+            for i, values in enumerate(state.written):
+                written[i].update(values)
+                for key in values:
+                    if not _has(packed.groups[1][i], key):
+                        raise errors.ControlFlowError(
+                            f"scan at {where}: a step creates {'/'.join(key)}, which variable_carry={variable_carry!r} "
+                            "carries, and the loop has no value to start with. Write it before the loop."
+                        )
+            y = jax.tree.map(lambda axis, y: () if axis is broadcast else y, out_axes, y)
+            return (_updated(carry[0], state.written), c), (y, tuple(states))
+
+        (carried, c), (ys, states) = jax.lax.scan(
+            call.named(pure), (packed.groups[1], init), xs_all, length=steps, reverse=reverse, unroll=unroll,
+            _split_transpose=_split_transpose,
+        )  # fmt: skip
+        states = [jax.tree.map(lambda x, a=a: _back(a.out, x), s) for a, s in zip(axes, states, strict=True)]
+        states = stacked(states, axes, metadata_params)
+        last = State(
+            tuple({k: _get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True)),
+            tuple({} for _ in packed.roots),
+        )
+        packed.commit(ungrouped((State(fixed.written, last.created), last, *states)))
+        ys = jax.tree.map(lambda axis, y: y if axis is broadcast else _back(axis, y), out_axes, ys)
+        if broadcasts:
+            ys = jax.tree.map(lambda axis, k, y: k if axis is broadcast else y, out_axes, constant, ys)
+        return c, ys
+
+    return function_form(called, target, "scan")
+
+
+def _writable(call: Call, groups: Sequence[Filter]) -> bool:
+    reach = filters.union(*groups)
+    return any(not filters.is_empty(filters.intersect(m, reach)) for m in call.packed.inner_mutable)
+
+
+def _front(axis: int, tree: Any) -> Any:
+    return tree if axis == 0 else jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), tree)
+
+
+def _back(axis: int, tree: Any) -> Any:
+    return tree if axis == 0 else jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), tree)
+
+
+def _types(tree: Any) -> Any:
+    return jax.eval_shape(lambda x: x, tree)
+
+
+def _slice_type(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(np.shape(x)[1:], jax.dtypes.result_type(x) if np.isscalar(x) else x.dtype)
+
+
+def _updated(roots: Sequence[Mapping[str, Any]], written: Sequence[Mapping[Path, Any]]) -> tuple[dict[str, Any], ...]:
+    """Return nested variables, with flat ones written into them."""
+    new = []
+    for root, values in zip(roots, written, strict=True):
+        tree: Any = copied(root) if values else root
+        for (*path, name), value in values.items():
+            node: Any = tree
+            for step in path:
+                node = node.setdefault(step, {})
+            node[name] = value
+        new.append(tree)
+    return tuple(new)
+
+
+def _has(root: Any, key: Path) -> bool:
+    for name in key:
+        if not isinstance(root, Mapping) or name not in root:
+            return False
+        root = root[name]
+    return True
+
+
+def _get(root: Any, key: Path) -> Any:
+    for name in key:
+        root = root[name]
+    return root
