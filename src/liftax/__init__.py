@@ -5,7 +5,7 @@ functions (`lx.vjp` and its family).
 """
 
 from liftax import ad, core, errors, lift, nn
-from liftax.ad import grad, jvp, value_and_grad, vjp
+from liftax.ad import grad, hvp, jvp, value_and_grad, vhp, vjp
 
 __version__ = "0.1.0"
-__all__ = ["ad", "core", "errors", "grad", "jvp", "lift", "nn", "value_and_grad", "vjp"]
+__all__ = ["ad", "core", "errors", "grad", "hvp", "jvp", "lift", "nn", "value_and_grad", "vhp", "vjp"]

@@ -9,8 +9,10 @@ Nothing here knows modules; the transforms in `liftax.lift` are built on these.
 
 from liftax.ad.grad import grad as grad
 from liftax.ad.grad import value_and_grad as value_and_grad
+from liftax.ad.hvp import hvp as hvp
+from liftax.ad.hvp import vhp as vhp
 from liftax.ad.jvp import jvp as jvp
 from liftax.ad.vjp import VjpFn as VjpFn
 from liftax.ad.vjp import vjp as vjp
 
-__all__ = ["VjpFn", "grad", "jvp", "value_and_grad", "vjp"]
+__all__ = ["VjpFn", "grad", "hvp", "jvp", "value_and_grad", "vhp", "vjp"]

@@ -9,16 +9,15 @@ Source: `jax.grad`.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from liftax.ad.argnums import indices, positions
 from liftax.ad.checks import check_float_primals, check_scalar_output, demand_callable, demand_pair, explain_arity
 from liftax.ad.reduce import mark, resolve_axes
-from liftax.errors import ArityError
 from liftax.typing import AxisName
 
 
@@ -109,10 +108,10 @@ def _value_and_grad(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
     """Return `(args, kwargs) -> (value, grads[, aux])`."""
     demand_callable(fun, what)
-    wanted = _indices(argnums, what)
+    wanted = indices(argnums, what)
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        where = _positions(wanted, len(args), what)
+        where = positions(wanted, len(args), what)
         axes = resolve_axes(reduce_axes, what) if reduce_axes != () else ()
         primals = tuple(args[i] for i in where)
         names = [f"argument {i}" for i in where]
@@ -136,29 +135,3 @@ def _value_and_grad(
         return (value, grads if isinstance(wanted, tuple) else grads[0], *aux)
 
     return run
-
-
-def _indices(argnums: int | Sequence[int], what: str) -> int | tuple[int, ...]:
-    try:
-        return operator.index(argnums)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    try:
-        return tuple(operator.index(i) for i in argnums)  # type: ignore[union-attr]
-    except TypeError:
-        raise ArityError(f"{what} got argnums={argnums!r}, expected an integer or a sequence of integers.") from None
-
-
-def _positions(argnums: int | tuple[int, ...], n: int, what: str) -> list[int]:
-    """Return `argnums` as indices from the left, all different and all below `n`."""
-    asked = argnums if isinstance(argnums, tuple) else (argnums,)
-    for i in asked:
-        if not -n <= i < n:
-            raise ArityError(
-                f"{what} differentiates with respect to positional argument {i} (argnums={argnums}), and the call has "
-                f"{n} positional argument{'s' * (n != 1)}. Pass it by position, or change argnums."
-            )
-    where = [i % n for i in asked]
-    if len(set(where)) < len(where):
-        raise ArityError(f"{what} got argnums={argnums}, which names an argument twice. Name each once.")
-    return where

@@ -5,6 +5,7 @@
 
 from liftax.lift.axes import In, Out
 from liftax.lift.checkpoint import checkpoint, remat
+from liftax.lift.cond import cond, switch
 from liftax.lift.custom_vjp import custom_vjp
 from liftax.lift.grad import grad, value_and_grad
 from liftax.lift.hvp import hvp, vhp
@@ -12,6 +13,8 @@ from liftax.lift.jacobian import hessian, jacfwd, jacrev
 from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
 from liftax.lift.linearize import linear_transpose, linearize
+from liftax.lift.loops import remat_scan, while_loop
+from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
 from liftax.lift.scan import broadcast, scan
 from liftax.lift.vjp import vjp
 from liftax.lift.vmap import vmap
@@ -19,8 +22,10 @@ from liftax.lift.vmap import vmap
 __all__ = [
     "In",
     "Out",
+    "add_metadata_axis",
     "broadcast",
     "checkpoint",
+    "cond",
     "custom_vjp",
     "fold_rngs",
     "grad",
@@ -32,10 +37,15 @@ __all__ = [
     "jvp",
     "linear_transpose",
     "linearize",
+    "map_variables",
+    "named_call",
     "remat",
+    "remat_scan",
     "scan",
+    "switch",
     "value_and_grad",
     "vhp",
     "vjp",
     "vmap",
+    "while_loop",
 ]

@@ -3,7 +3,7 @@
     value_and_grad : (Module -> a -> R) -> Module -> a -> (R, CT a)
 
 A reverse-mode sweep with a cotangent of one, and the checks that `jax.grad` makes, said before the backward pass is
-built. Variables get no gradient here; `vjp` gives it.
+built. Variables get a gradient only where `vjp_variables` asks for it.
 
 Source: `jax.value_and_grad`; `flax.linen.grad` for the signature.
 """
@@ -14,9 +14,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from liftax import ad
+from liftax.ad.argnums import indices, positions
 from liftax.ad.checks import check_float_primals, check_scalar_output, demand_pair, explain_arity
+from liftax.core import filters
 from liftax.core.pack import unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
+from liftax.lift.operands import Layout
 from liftax.typing import AxisName, Filter
 
 
@@ -28,11 +31,14 @@ def value_and_grad(
     reduce_axes: AxisName | Sequence[AxisName] = (),
     variables: Filter = True,
     rngs: Filter = True,
+    vjp_variables: Filter | None = False,
+    argnums: int | Sequence[int] | None = None,
+    holomorphic: bool = False,
+    allow_int: bool = False,
 ) -> Any:
-    """Return the value of a scalar function of a module, and its gradient with respect to all arguments.
+    """Return the value of a scalar function of a module, and its gradient with respect to its arguments.
 
-    Outside of a module use `lx.value_and_grad` or `jax.value_and_grad`. For gradients with respect to variables use
-    `vjp`.
+    Outside of a module use `lx.value_and_grad` or `jax.value_and_grad`. For an output that is no scalar use `vjp`.
 
     Args:
         fn: Called as `fn(mdl, *primals)`; returns a real floating-point scalar.
@@ -42,14 +48,21 @@ def value_and_grad(
         reduce_axes: Names of mapped axes; see `lx.vjp`.
         variables: The collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
+        vjp_variables: The collections to differentiate with respect to, besides the arguments.
+        argnums: Which arguments to differentiate with respect to, counted without the module: a number, several, or
+            None for all.
+        holomorphic: `fn` is promised to be holomorphic; what varies and the output are complex.
+        allow_int: Accept integer and Boolean arguments; their gradients have dtype `float0`.
 
     Returns:
-        `(value, grads)`, or `((value, aux), grads)` if `has_aux`. `grads` is a tuple with one tree for each primal,
-        also if there is only one.
+        `(value, grads)`, or `((value, aux), grads)` if `has_aux`. `grads` is a tuple with one tree for each argument,
+        also if there is only one. If `vjp_variables` is given, the gradients of the variables come before them, as
+        `vjp_fn` gives them: `{collection: tree}`. If `argnums` is a number and `vjp_variables` is not given, `grads` is
+        the gradient of that argument alone.
 
     Raises:
         NonDifferentiableOutputError: The output is no real floating-point scalar.
-        NonDifferentiablePrimalError: A primal is an integer, a Boolean, or no array.
+        NonDifferentiablePrimalError: What varies is an integer, a Boolean, or no array.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError, AuxError: see
             `vjp`.
 
@@ -68,7 +81,10 @@ def value_and_grad(
         >>> ForceField().apply({'params': {'Energy_0': {'k': 3.0}}}, jnp.array([1.0, 2.0]))
         (Array(7.5, dtype=float32), Array([-3., -6.], dtype=float32))
     """
-    return _value_and_grad("value_and_grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs)
+    return _value_and_grad(
+        "value_and_grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs, vjp_variables, argnums, holomorphic,
+        allow_int,
+    )  # fmt: skip
 
 
 def grad(
@@ -79,14 +95,17 @@ def grad(
     reduce_axes: AxisName | Sequence[AxisName] = (),
     variables: Filter = True,
     rngs: Filter = True,
+    vjp_variables: Filter | None = False,
+    argnums: int | Sequence[int] | None = None,
+    holomorphic: bool = False,
+    allow_int: bool = False,
 ) -> Any:
-    """Return the gradient of a scalar function of a module with respect to all arguments.
+    """Return the gradient of a scalar function of a module with respect to its arguments.
 
     Arguments and errors are those of `value_and_grad`.
 
     Returns:
-        `grads`, or `(grads, aux)` if `has_aux`. `grads` is a tuple with one tree for each primal, also if there is
-        only one.
+        `grads`, or `(grads, aux)` if `has_aux`; `grads` is as `value_and_grad` gives it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -102,7 +121,9 @@ def grad(
         >>> Slope().apply({'params': {'Norm_0': {'scale': 2.0}}}, jnp.array([1.0, 3.0]))
         (Array([ 4., 12.], dtype=float32),)
     """
-    value, grads = _value_and_grad("grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs)
+    value, grads = _value_and_grad(
+        "grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs, vjp_variables, argnums, holomorphic, allow_int
+    )
     return (grads, value[1]) if has_aux else grads
 
 
@@ -115,25 +136,40 @@ def _value_and_grad(
     reduce_axes: AxisName | Sequence[AxisName],
     variables: Filter,
     rngs: Filter,
-) -> tuple[Any, tuple[Any, ...]]:
-    packed = unbind(mdl, (variables,), rngs, what)
+    vjp_variables: Filter | None,
+    argnums: int | Sequence[int] | None,
+    holomorphic: bool,
+    allow_int: bool,
+) -> tuple[Any, Any]:
+    wrt: Filter = False if vjp_variables is None else vjp_variables
+    packed = unbind(mdl, (wrt, variables), rngs, what)
+    asked = tuple(range(len(primals))) if argnums is None else indices(argnums, what)
+    where = positions(asked, len(primals), what)
+    layout = Layout(packed.view, not filters.is_empty(wrt), isinstance(asked, int))
+    diff = tuple(primals[i] for i in where)
     check_primals(primals, what)
-    check_float_primals(primals, [f"argument {i}" for i in range(len(primals))], what)
+    names = [f"argument {i}" for i in where]
+    check_float_primals(diff, names, what, holomorphic=holomorphic, allow_int=allow_int)
     check_streams(packed, rngs, what)
-    check_filters(packed, what, variables=variables)
+    check_filters(packed, what, vjp_variables=wrt, variables=variables)
 
-    def pure(*args: Any) -> Any:
-        with packed.bind(packed.groups, packed.keys) as inner:
+    def pure(wrt: Any, *diff: Any) -> Any:
+        args = list(primals)
+        for i, x in zip(where, diff, strict=True):
+            args[i] = x
+        with packed.bind((wrt, packed.groups[1]), packed.keys) as inner:
             try:
                 out = fn(inner.target, *args)
             except TypeError as error:
                 explain_arity(fn, (inner.target, *args), {}, error, what)
                 raise
             out, aux = demand_pair(out, what) if has_aux else (out, None)
-            check_scalar_output(out, what)
+            check_scalar_output(out, what, holomorphic=holomorphic)
             return out, (aux, inner.collect())
 
-    value, vjp_fn, (aux, state) = ad.vjp(pure, *primals, has_aux=True, reduce_axes=reduce_axes)
+    value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
+    if packed.include(state, wrt):
+        value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
     packed.commit(state)
-    check_filters(packed, what, state, variables=variables)
-    return (value, aux) if has_aux else value, vjp_fn(jnp.ones_like(value))
+    check_filters(packed, what, state, vjp_variables=wrt, variables=variables)
+    return (value, aux) if has_aux else value, layout(vjp_fn(jnp.ones_like(value)))

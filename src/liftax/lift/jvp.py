@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from liftax import ad, errors
-from liftax.ad.checks import describe, explain_arity
+from liftax.ad.checks import demand_pair, describe, explain_arity
 from liftax.core.pack import Packed, unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
 from liftax.lift.fill import Rule, complete, filled
@@ -29,7 +29,8 @@ def jvp(
     variable_tangents: Any,
     variables: Filter = True,
     rngs: Filter = True,
-) -> tuple[Any, Any]:
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
     """Differentiate a function of a module forwards, along tangents of its variables and its arguments.
 
     Outside of a module use `lx.jvp` or `jax.jvp` on `module.apply`.
@@ -44,10 +45,11 @@ def jvp(
             modules. What it leaves out has a tangent of zero: a collection, a submodule, a variable.
         variables: The other collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
+        has_aux: `fn` returns a pair `(output, aux)`, and `aux` is not differentiated.
 
     Returns:
-        `(primals_out, tangents_out)`, both of the structure, shapes and dtypes of `fn`'s output. For tangents of
-        variables that `fn` wrote, return them from `fn`.
+        `(primals_out, tangents_out)`, or `(primals_out, tangents_out, aux)` if `has_aux`: the first two of the
+        structure, shapes and dtypes of `fn`'s output. For tangents of variables that `fn` wrote, return them from `fn`.
 
     Raises:
         TangentError: A tangent does not fit its primal or variable, or is for a variable that does not exist.
@@ -86,19 +88,20 @@ def jvp(
             except TypeError as error:
                 explain_arity(fn, (inner.target, *args), {}, error, "jvp")
                 raise
-            return out, inner.collect()
+            out, aux = demand_pair(out, "jvp") if has_aux else (out, None)
+            return out, (aux, inner.collect())
 
     maybe_new = any(scope.store.is_mutable(col) for scope in packed.roots for col in named)
     wrt_t = _completed(packed, given, unknown_is_error=not maybe_new)
-    out, out_t, state = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
+    out, out_t, (aux, state) = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     if packed.include(state, named):
         wrt_t = _completed(packed, given, unknown_is_error=True)
-        out, out_t, state = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
+        out, out_t, (aux, state) = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     elif maybe_new:
         _completed(packed, given, unknown_is_error=True)
     packed.commit(state)
     check_filters(packed, "jvp", state, variable_tangents=named, variables=variables)
-    return out, out_t
+    return (out, out_t, aux) if has_aux else (out, out_t)
 
 
 def _mappings(variable_tangents: Any) -> list[Mapping[str, Any]]:

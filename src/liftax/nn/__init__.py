@@ -4,8 +4,10 @@ from liftax.core import DenyList
 from liftax.core.frozen import FrozenDict
 from liftax.core.variable import Variable
 from liftax.lift import (
+    add_metadata_axis,
     broadcast,
     checkpoint,
+    cond,
     custom_vjp,
     fold_rngs,
     grad,
@@ -17,19 +19,98 @@ from liftax.lift import (
     jvp,
     linear_transpose,
     linearize,
+    map_variables,
+    named_call,
     remat,
+    remat_scan,
     scan,
+    switch,
     value_and_grad,
     vhp,
     vjp,
     vmap,
+    while_loop,
 )
-from liftax.module import Module, compact, merge_param, nowrap
-from liftax.nn import initializers
+from liftax.module import (
+    InterceptorContext,
+    Module,
+    apply,
+    compact,
+    compact_name_scope,
+    disable_named_call,
+    enable_named_call,
+    init,
+    init_with_output,
+    intercept_methods,
+    merge_param,
+    nowrap,
+    override_named_call,
+    share_scope,
+)
+from liftax.nn import activation, initializers
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import Sequential
 from liftax.nn.embed import Embed
+from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
 from liftax.nn.normalization import LayerNorm
 from liftax.nn.stochastic import Dropout
+
+__all__ = [
+    "BatchNorm",
+    "Dense",
+    "DenyList",
+    "Dropout",
+    "Embed",
+    "FrozenDict",
+    "InterceptorContext",
+    "LayerNorm",
+    "Module",
+    "Sequential",
+    "Variable",
+    "add_metadata_axis",
+    "apply",
+    "broadcast",
+    "checkpoint",
+    "compact",
+    "compact_name_scope",
+    "cond",
+    "custom_vjp",
+    "disable_named_call",
+    "enable_named_call",
+    "fold_rngs",
+    "grad",
+    "hessian",
+    "hvp",
+    "init",
+    "init_with_output",
+    "initializers",
+    "intercept_methods",
+    "jacfwd",
+    "jacrev",
+    "jit",
+    "jvp",
+    "linear_transpose",
+    "linearize",
+    "map_variables",
+    "merge_param",
+    "named_call",
+    "nowrap",
+    "ones",
+    "ones_init",
+    "override_named_call",
+    "remat",
+    "remat_scan",
+    "scan",
+    "share_scope",
+    "switch",
+    "value_and_grad",
+    "vhp",
+    "vjp",
+    "vmap",
+    "while_loop",
+    "zeros",
+    "zeros_init",
+]
+__all__ += activation.__all__

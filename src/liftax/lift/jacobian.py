@@ -1,0 +1,194 @@
+"""Lifted Jacobians and Hessians: every derivative of every output, in arguments and variables.
+
+    jacobian : (Module -> a -> b) -> Module -> a -> Jacobian
+    hessian  : (Module -> a -> b) -> Module -> a -> Hessian
+
+One call to `jax.jacfwd`, `jax.jacrev` or `jax.hessian`. `jacfwd` runs once for each number that varies, `jacrev` once
+for each number in the output: take the one with fewer.
+
+The structure is that of JAX. Where the output has an array of shape `s`, the Jacobian has the operands' tree, and in
+the place of an operand's array of shape `t` an array of shape `s + t`. In the Hessian that array is in turn replaced by
+the operands' tree, with arrays of shape `s + t + u`.
+
+Source: `jax.jacfwd`, `jax.jacrev`, `jax.hessian`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from liftax.lift.operands import Layout, Operands
+from liftax.typing import Filter
+
+
+def jacrev(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    argnums: int | Sequence[int] | None = 0,
+    wrt: Filter | None = False,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Return the Jacobian of a function of a module, row by row with reverse-mode differentiation.
+
+    For fewer inputs than outputs use `jacfwd`, for a scalar output `grad`, outside of a module `jax.jacrev`.
+
+    Args:
+        fn: Called as `fn(mdl, *primals)`.
+        mdl: The target: a bound Module, a Scope, or a tree of these.
+        *primals: The arguments.
+        argnums: Which arguments vary: a number, several, or None for all. Counted without the module.
+        wrt: Which collections of variables vary too: a filter. With `argnums=()` variables alone vary.
+        has_aux: `fn` returns a pair `(output, aux)`.
+        holomorphic: `fn` is promised to be holomorphic in what varies, which is complex.
+        variables: The other collections that `fn` may use.
+        rngs: The rng streams that `fn` may use.
+
+    Returns:
+        The Jacobian, or `(Jacobian, aux)` if `has_aux`: a tree like the output, each array replaced by
+
+        - the derivatives in the argument, if `argnums` is a number and `wrt` is False;
+        - a tuple, with one entry for each of `argnums`, if `argnums` is None or a sequence and `wrt` is False;
+        - a tuple whose first entry are the derivatives in the variables, `{collection: tree}` shaped like those of the
+          target, and then one entry for each of `argnums`, if `wrt` is given.
+
+        An array has the shape of the output's array and then that of the argument's or the variable's.
+
+    Raises:
+        NonDifferentiablePrimalError: Something that varies is an integer, a Boolean, or no array.
+        ArityError: `argnums` names no argument, or nothing varies.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, AuxError: see `vjp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Scale(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         return self.param('scale', nn.initializers.ones, (2,)) * x**2
+        >>> class Slopes(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         return nn.jacrev(lambda mdl, x: mdl(x), Scale(), x, wrt='params')
+        >>> variables = {'params': {'Scale_0': {'scale': jnp.array([1.0, 2.0])}}}
+        >>> in_params, in_x = Slopes().apply(variables, jnp.array([3.0, 4.0]))
+        >>> in_params['params']['scale'].tolist(), in_x.tolist()
+        ([[9.0, 0.0], [0.0, 16.0]], [[6.0, 0.0], [0.0, 16.0]])
+    """
+    return _derivatives("jacrev", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
+
+
+def jacfwd(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    argnums: int | Sequence[int] | None = 0,
+    wrt: Filter | None = False,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Return the Jacobian of a function of a module, column by column with forward-mode differentiation.
+
+    Arguments, result and errors are those of `jacrev`, which is better for fewer outputs than inputs.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Curve(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, t):
+        ...         return self.param('radius', nn.initializers.ones, ()) * jnp.array([t, t**2])
+        >>> class Velocity(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, t):
+        ...         return nn.jacfwd(lambda mdl, t: mdl(t), Curve(), t)
+        >>> Velocity().apply({'params': {'Curve_0': {'radius': 3.0}}}, 2.0).tolist()
+        [3.0, 12.0]
+    """
+    return _derivatives("jacfwd", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
+
+
+def hessian(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    argnums: int | Sequence[int] | None = 0,
+    wrt: Filter | None = False,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Return the Hessian of a function of a module: forward-mode over reverse-mode differentiation.
+
+    Its product with a vector costs far less: `hvp`; its trace: `laplacian`. Outside of a module use `jax.hessian`.
+    Arguments and errors are those of `jacrev`.
+
+    Returns:
+        The Hessian, or `(Hessian, aux)` if `has_aux`: the Jacobian as `jacrev` gives it, each array of which is
+        replaced by the operands' derivatives again. For a scalar of one argument, an array, that is one array of shape
+        `x.shape + x.shape`; with `wrt='params'` it is a pair of pairs, `H[0][0]` nests
+        `{'params': …}` in `{'params': …}`, and `H[0][1]` has the mixed derivatives, the variables first.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Energy(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, r):
+        ...         return self.param('k', nn.initializers.ones, ()) * r[0] * r[1]
+        >>> class Stiffness(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, r):
+        ...         return nn.hessian(lambda mdl, r: mdl(r), Energy(), r)
+        >>> Stiffness().apply({'params': {'Energy_0': {'k': 3.0}}}, jnp.array([1.0, 2.0])).tolist()
+        [[0.0, 3.0], [3.0, 0.0]]
+    """
+    return _derivatives("hessian", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
+
+
+_IN_JAX: dict[str, Callable[..., Any]] = {"jacrev": jax.jacrev, "jacfwd": jax.jacfwd, "hessian": jax.hessian}
+
+
+def _derivatives(
+    what: str,
+    fn: Callable[..., Any],
+    mdl: Any,
+    primals: tuple[Any, ...],
+    argnums: int | Sequence[int] | None,
+    wrt: Filter | None,
+    has_aux: bool,
+    holomorphic: bool,
+    variables: Filter,
+    rngs: Filter,
+) -> Any:
+    operands = Operands(what, mdl, primals, wrt, argnums, variables, rngs, holomorphic=holomorphic)
+    pure = operands.pure(fn, has_aux)
+    point = operands.create(pure)
+    transformed = _IN_JAX[what](pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
+    found, (out, aux, state) = transformed(*point)
+    operands.commit(state)
+    varying = operands.entries([point[i] for i in operands.argnums])
+    result = _arranged(found, out, varying if what == "hessian" else None, operands.layout)
+    return (result, aux) if has_aux else result
+
+
+def _arranged(found: Any, tree: Any, varying: tuple[Any, ...] | None, layout: Layout) -> Any:
+    """Arrange the tuple that stands in the place of each array of `tree`; in it do the same below `varying`."""
+    treedef = jax.tree.structure(tree)
+    rows = []
+    for entries in treedef.flatten_up_to(found):
+        entries = entries if layout.with_variables else (None, *entries)
+        if varying is not None:
+            entries = [
+                None if sub is None else _arranged(sub, x, None, layout)
+                for sub, x in zip(entries, varying, strict=True)
+            ]
+        rows.append(layout(entries))
+    return treedef.unflatten(rows)
