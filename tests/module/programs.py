@@ -1601,6 +1601,179 @@ def named_tuple_field(nn: Any) -> Any:
     return Net(pair(nn.Dense(3), nn.Dense(2))).init(KEYS["params"], X)
 
 
+# --- interceptors, shared scopes, free functions ---------------------------------------------------------------------
+
+
+@program()
+def compact_name_scopes(nn: Any) -> Any:
+    class Net(nn.Module):
+        @nn.compact_name_scope
+        def up(self, x):
+            return nn.Dense(5)(nn.Dense(4)(x))
+
+        @nn.compact_name_scope
+        def down(self, x):
+            return nn.Dense(3)(x)
+
+        def __call__(self, x):
+            return self.down(self.up(x)) + self.down(self.up(x))
+
+    return Net()
+
+
+@program(method="up")
+def compact_name_scope_as_method(nn: Any) -> Any:
+    return PROGRAMS["compact_name_scopes"].build(nn)
+
+
+@program()
+def compact_name_scope_in_compact(nn: Any) -> Any:
+    class Net(nn.Module):
+        def setup(self):
+            self.first = nn.Dense(3)
+
+        @nn.compact_name_scope
+        def up(self, x):
+            return nn.Dense(3)(self.first(x))
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(self.up(nn.Dense(3)(x))), self.up(x)
+
+    return Net()
+
+
+@program()
+def share_scope_with_a_field(nn: Any) -> Any:
+    class Adapted(nn.Module):
+        base: Any
+
+        def setup(self):
+            nn.share_scope(self, self.base)
+
+        @nn.compact
+        def __call__(self, x):
+            a = self.param("A", nn.initializers.normal(1.0), (x.shape[-1], 2))
+            return self.base(x) + (x @ a).sum()
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Adapted(nn.Dense(3))(Adapted(nn.Dense(3))(x))
+
+    return Net()
+
+
+@program()
+def share_scope_with_a_child(nn: Any) -> Any:
+    class Adapted(nn.Module):
+        def setup(self):
+            self.child = nn.Dense(3)
+            nn.share_scope(self, self.child)
+
+        @nn.compact
+        def __call__(self, x):
+            a = self.param("A", nn.initializers.normal(1.0), (x.shape[-1], 2))
+            return self.child(x) + (x @ a).sum()
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Adapted()(x)
+
+    return Net()
+
+
+def recorder(log: list[Any]) -> Callable[..., Any]:
+    """Return an interceptor that logs calls and doubles the outputs of Dense."""
+
+    def interceptor(next_fun, args, kwargs, context):
+        log.append((type(context.module).__name__, context.method_name, len(args), sorted(kwargs)))
+        out = next_fun(*args, **kwargs)
+        return out * 2 if type(context.module).__name__ == "Dense" and context.method_name == "__call__" else out
+
+    return interceptor
+
+
+@script
+def interceptors(nn: Any) -> Any:
+    log: list[Any] = []
+    model = auto_encoder(nn)
+    with nn.intercept_methods(recorder(log)):
+        variables = model.init(KEYS["params"], X)
+        y = model.apply(variables, X)
+    return log, variables, y, model.apply(variables, X)
+
+
+@script
+def interceptors_in_order(nn: Any) -> Any:
+    order: list[Any] = []
+
+    def named(name, skip=False):
+        def interceptor(next_fun, args, kwargs, context):
+            order.append(name)
+            return context.orig_method(*args, **kwargs) if skip else next_fun(*args, **kwargs)
+
+        return interceptor
+
+    model = nn.Dropout(0.5, deterministic=True)
+    with nn.intercept_methods(named("a")), nn.intercept_methods(named("b")):
+        model.apply({}, X)
+    with nn.intercept_methods(named("c", skip=True)), nn.intercept_methods(named("d")):
+        model.apply({}, X)
+    return order
+
+
+@script
+def interceptors_of_unbound_modules_and_nowrap(nn: Any) -> Any:
+    log: list[Any] = []
+
+    class Net(nn.Module):
+        def double(self, x):
+            return 2 * x
+
+        @nn.nowrap
+        def triple(self, x):
+            return 3 * x
+
+    with nn.intercept_methods(recorder(log)):
+        return Net().double(1), Net().triple(x=1), log
+
+
+@script
+def interceptors_inside_vjp_of_grad(nn: Any) -> Any:
+    log: list[Any] = []
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            dense = nn.Dense(1)
+            y, vjp_fn = nn.vjp(lambda m, x: m(x).sum(), dense, x)
+            return y, vjp_fn(jnp.ones(()))
+
+    model = Net()
+    variables = model.init(KEYS["params"], X)
+    with nn.intercept_methods(recorder(log)):
+        return model.apply(variables, X), sorted({entry[0] for entry in log})
+
+
+@script
+def capture_everything(nn: Any) -> Any:
+    model = auto_encoder(nn)
+    variables = model.init(KEYS["params"], X)
+    return model.apply(variables, X, mutable=["intermediates"], capture_intermediates=lambda m, n: n != "setup")
+
+
+@script
+def free_functions(nn: Any) -> Any:
+    model = auto_encoder(nn)
+    fn = lambda m, x, scale=1.0: m.decode(m.encode(x)) * scale
+    variables = nn.init(fn, model)(KEYS["params"], X)
+    out = nn.init_with_output(fn, model, mutable=["params"])(KEYS["params"], X, scale=2.0)
+    captured = nn.apply(fn, model, capture_intermediates=True)(variables, X)
+    return variables, out, captured, nn.apply(fn, model, mutable=["params"])(variables, X, scale=3.0)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -1919,12 +2092,6 @@ def name_that_is_no_string(nn: Any) -> Any:
 
 
 @mistake
-def lazy_init_that_needs_a_value(nn: Any) -> Any:
-    body = lambda m, x: m.param("w", lambda key: x.sum())
-    compact_net(nn, body).lazy_init(KEYS, jax.ShapeDtypeStruct((2,), jnp.float32))
-
-
-@mistake
 def mutable_that_is_no_filter(nn: Any) -> Any:
     nn.Dense(3).init(KEYS, X, mutable=3)
 
@@ -1947,3 +2114,13 @@ def merge_param_twice(nn: Any) -> Any:
 @mistake
 def merge_param_never(nn: Any) -> Any:
     nn.merge_param("a", None, None)
+
+
+@mistake
+def share_scope_of_unbound_modules(nn: Any) -> Any:
+    nn.share_scope(nn.Dense(3), nn.Dense(3))
+
+
+@mistake
+def compact_name_scope_of_an_unbound_module(nn: Any) -> Any:
+    PROGRAMS["compact_name_scopes"].build(nn).up(X)

@@ -49,41 +49,64 @@ def _remembered(call: _ByKey) -> list[Any]:
     return _evaluate(call.init_fn, call.args, call.kwargs)
 
 
-def _fingerprint(x: Any) -> Any:
-    """Return a hashable that determines what `x` does to shapes, or None if there is none."""
+class _Identity:
+    """An object, equal to itself alone, and kept alive, so that no other one can take its place in memory."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, x: Any):
+        self.it = x
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.it is other.it
+
+
+def _fingerprint(x: Any, inside: tuple[Any, ...] = ()) -> Any:
+    """Return a hashable that determines what `x` does to shapes, or None if there is none.
+
+    Args:
+        x: a value that an initializer is made of.
+        inside: the functions and containers that `x` was found in.
+    """
     if isinstance(x, _Static):
         return (type(x), x)
+    if any(x is outer for outer in inside):  # it closes over itself
+        return None
+    inside = (*inside, x)
     if isinstance(x, tuple | list):
-        parts = [_fingerprint(e) for e in x]
+        parts = [_fingerprint(e, inside) for e in x]
         return None if None in parts else (type(x), *parts)
     if isinstance(x, functools.partial):
-        return _fingerprint((x.func, x.args, tuple(sorted(x.keywords.items()))))
+        return _fingerprint((x.func, x.args, tuple(sorted(x.keywords.items()))), inside)
     if isinstance(x, types.FunctionType):
         try:
             cells = tuple(c.cell_contents for c in x.__closure__ or ())
         except ValueError:  # a cell that is not filled yet
             return None
-        parts = _fingerprint((*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()))
-        named = _globals_read(x.__code__, x.__globals__)
+        parts = _fingerprint((*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()), inside)
+        named = _globals_read(x.__code__, x.__globals__, inside)
         return None if parts is None or named is None else (x.__code__, parts, named)
     return None
 
 
-def _globals_read(code: types.CodeType, namespace: dict[str, Any]) -> tuple[Any, ...] | None:
+def _globals_read(code: types.CodeType, namespace: dict[str, Any], inside: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Return what determines the values that `code` reads by name: functions, classes and modules by identity."""
     found: list[Any] = []
     for name in code.co_names:
         value = namespace.get(name)
         if callable(value) or isinstance(value, types.ModuleType):
-            found.append(id(value))
+            found.append(_Identity(value))
         else:
-            part = _fingerprint(value)
+            part = _fingerprint(value, inside)
             if part is None:
                 return None
             found.append(part)
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            inner = _globals_read(const, namespace)
+            inner = _globals_read(const, namespace, inside)
             if inner is None:
                 return None
             found.append(inner)

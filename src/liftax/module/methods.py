@@ -3,6 +3,7 @@
 call : (module, method, args) -> set up if needed, push a frame, run, sow if captured, pop
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import jax
 
 from liftax import errors
 from liftax.core.calls import Frame, calls
+from liftax.module.intercept import through
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,8 +95,12 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
         frame = calls.top
         calls.top = Frame(self, frame.capture, frame.interceptors)
         try:
-            with jax.named_scope((self.name or type(self).__name__) + suffix):
-                out = fun(self, *args, **kwargs)
+            label = (self.name or type(self).__name__) + suffix
+            with jax.named_scope(label) if calls.named else contextlib.nullcontext():
+                if frame.interceptors:
+                    out = through(frame.interceptors, fun, self, name, args, kwargs)
+                else:
+                    out = fun(self, *args, **kwargs)
             if frame.capture is not None and not is_setup and scope is not None and frame.capture(self, name):
                 self.sow("intermediates", name, out)
             return out

@@ -1,0 +1,71 @@
+"""Shapes of initializers, remembered: never another function's, and without running in circles."""
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from liftax import core, errors
+from liftax.core import shapes
+
+SIZE = 3
+
+
+def test_initializer_that_closes_over_itself():
+    def init(key, n):
+        return jnp.zeros(n) if n < 3 else jnp.concatenate([init(key, n - 1), jnp.zeros(1)])
+
+    assert shapes.initialized_shapes(init, (4,), {}) == [(4,)]
+
+
+def test_initializer_in_a_list_that_holds_itself():
+    options = [2]
+    options.append(options)
+
+    def init(key):
+        return jnp.zeros(options[0])
+
+    assert shapes.initialized_shapes(init, (), {}) == [(2,)]
+    options[0] = 5
+    assert shapes.initialized_shapes(init, (), {}) == [(5,)]
+
+
+def test_global_function_that_is_replaced():
+    """A new function in the place of a global one counts, even if it takes the memory of the old one."""
+    source = "def init(key):\n    return make()"
+    code = compile(source, "<test>", "exec")
+    for n in range(1, 30):
+        namespace = {"make": eval(f"lambda: zeros({n})", {"zeros": jnp.zeros})}
+        exec(code, namespace)
+        assert shapes.initialized_shapes(namespace["init"], (), {}) == [(n,)]
+        del namespace
+        gc.collect()
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_what_an_initializer_closes_over_counts(n: int):
+    assert shapes.initialized_shapes(lambda key: jnp.zeros(n), (), {}) == [(n,)]
+    assert shapes.initialized_shapes(lambda key, m=n: jnp.zeros(m), (), {}) == [(n,)]
+    assert shapes.initialized_shapes(lambda key: jnp.zeros(SIZE + n), (), {}) == [(3 + n,)]
+
+
+def test_remembered_evaluations_run_the_initializer_once():
+    runs = []
+
+    def make():
+        runs.append(1)
+        return jnp.zeros(2)
+
+    globals()["_make"] = make
+    init = lambda key: _make()  # noqa: F821
+    assert [shapes.initialized_shapes(init, (), {}) for _ in range(3)] == [[(2,)]] * 3
+    assert len(runs) == 1
+
+
+def test_wrong_shape_is_seen_after_a_right_one():
+    fn = lambda scope: scope.param("w", lambda key: jnp.zeros(SIZE))
+    core.apply(fn)({"params": {"w": jnp.ones(3)}})
+    with pytest.raises(errors.ScopeParamShapeError, match=r"shape \(4,\).*expects \(3,\)"):
+        core.apply(fn)({"params": {"w": jnp.ones(4)}})
+    assert core.init(fn)(jax.random.key(0))[1]["params"]["w"].shape == (3,)
