@@ -61,19 +61,26 @@ class Call:
         self._alone = not more
         if is_target(mdl) and not isinstance(mdl, Scope):
             self.packed.frame = self.packed.frame._replace(module=mdl)
-        wrap = getattr(type(mdl), "lift_method", None)
-        self.fn = fn if wrap is None else wrap_once(wrap, fn)
+        self.fn = as_method(fn, mdl)
 
-    def run(self, groups: Groups, keys: Keys, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, State]:
-        """Call the function with the target bound to `groups` and `keys`; return its output and the state it wrote."""
+    def run(
+        self,
+        groups: Groups,
+        keys: Keys,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        fn: Callable[..., Any] | None = None,
+    ) -> tuple[Any, State]:
+        """Call a function with the target bound to `groups` and `keys`; return its output and the state it wrote."""
+        fn = fn or self.fn
         with self.packed.bind(groups, keys) as inner:
             target = inner.target
             if self.taken:
                 target, args, kwargs = self._put_back(target, args, kwargs)
             try:
-                out = self.fn(target, *args, **kwargs)
+                out = fn(target, *args, **kwargs)
             except TypeError as error:
-                explain_arity(self.fn, (target, *args), dict(kwargs), error, self.name)
+                explain_arity(fn, (target, *args), dict(kwargs), error, self.name)
                 raise
             self._check_output(out)
             return out, inner.collect()
@@ -104,9 +111,10 @@ class Call:
         return pure
 
 
-def wrap_once(wrap: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn` as a method of a module behaves, unless it is one already."""
-    return fn if hasattr(fn, "is_wrapped") else wrap(fn)
+def as_method(fn: Callable[..., Any], mdl: Any) -> Callable[..., Any]:
+    """Return `fn` with what a method of the module `mdl` has around it, unless it has it already."""
+    wrap = getattr(type(mdl), "lift_method", None)
+    return fn if wrap is None or hasattr(fn, "is_wrapped") else wrap(fn)
 
 
 def function_form(called: Callable[..., Any], fn: Any, name: str) -> Any:

@@ -23,9 +23,9 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair
 from liftax.core import filters
 from liftax.core.pack import State
-from liftax.core.scope import copied
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.axes import axes_of, axis_size, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.nested import get, has, updated
 from liftax.typing import Filter, Path
 
 
@@ -160,13 +160,13 @@ def scan(
                     f"scan at {where}: a variable that the loop creates in variable_broadcast="
                     f"{variable_broadcast!r} or variable_carry={variable_carry!r}, or an output that is nn.broadcast, "
                     "depends on the step: on the carry, a scanned value or a split rng stream. Scan over the "
-                    "collection (variable_axes), don't split the stream (split_rngs), or create the variable before the loop."
+                    "collection (variable_axes), don't split the stream (split_rngs), or create the variable first."
                 ) from error
             packed.include(fixed, variable_broadcast)
             packed.include(new, variable_carry, index=1)
             packed.counters = tuple(counters for _, counters in packed.after)
             packed.replay = tuple({} for _ in packed.roots)  # the counters went on already
-            packed.groups = (_updated(packed.groups[0], fixed.written), *packed.groups[1:])
+            packed.groups = (updated(packed.groups[0], fixed.written), *packed.groups[1:])
         elif broadcasts:
             raise errors.ControlFlowError(
                 f"scan at {where}: an output is nn.broadcast, which check_constancy_invariants=False rules out."
@@ -178,13 +178,13 @@ def scan(
             for i, values in enumerate(state.written):
                 written[i].update(values)
                 for key in values:
-                    if not _has(packed.groups[1][i], key):
+                    if not has(packed.groups[1][i], key):
                         raise errors.ControlFlowError(
                             f"scan at {where}: a step creates {'/'.join(key)}, which variable_carry={variable_carry!r} "
                             "carries, and the loop has no value to start with. Write it before the loop."
                         )
             y = jax.tree.map(lambda axis, y: () if axis is broadcast else y, out_axes, y)
-            return (_updated(carry[0], state.written), c), (y, tuple(states))
+            return (updated(carry[0], state.written), c), (y, tuple(states))
 
         (carried, c), (ys, states) = jax.lax.scan(
             call.named(pure), (packed.groups[1], init), xs_all, length=steps, reverse=reverse, unroll=unroll,
@@ -193,7 +193,7 @@ def scan(
         states = [jax.tree.map(lambda x, a=a: _back(a.out, x), s) for a, s in zip(axes, states, strict=True)]
         states = stacked(states, axes, metadata_params)
         last = State(
-            tuple({k: _get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True)),
+            tuple({k: get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True)),
             tuple({} for _ in packed.roots),
         )
         packed.commit(ungrouped((State(fixed.written, last.created), last, *states)))
@@ -224,31 +224,3 @@ def _types(tree: Any) -> Any:
 
 def _slice_type(x: Any) -> Any:
     return jax.ShapeDtypeStruct(np.shape(x)[1:], jax.dtypes.result_type(x) if np.isscalar(x) else x.dtype)
-
-
-def _updated(roots: Sequence[Mapping[str, Any]], written: Sequence[Mapping[Path, Any]]) -> tuple[dict[str, Any], ...]:
-    """Return nested variables, with flat ones written into them."""
-    new = []
-    for root, values in zip(roots, written, strict=True):
-        tree: Any = copied(root) if values else root
-        for (*path, name), value in values.items():
-            node: Any = tree
-            for step in path:
-                node = node.setdefault(step, {})
-            node[name] = value
-        new.append(tree)
-    return tuple(new)
-
-
-def _has(root: Any, key: Path) -> bool:
-    for name in key:
-        if not isinstance(root, Mapping) or name not in root:
-            return False
-        root = root[name]
-    return True
-
-
-def _get(root: Any, key: Path) -> Any:
-    for name in key:
-        root = root[name]
-    return root

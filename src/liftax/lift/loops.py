@@ -1,0 +1,176 @@
+"""Lifted loops without a fixed number of steps, and deep stacks of one layer.
+
+    while_loop : (Module -> c -> Bool, Module -> c -> c) -> Module -> c -> c
+    remat_scan : (Module -> c -> c) -> (Module with axes -> c -> c)
+
+`while_loop` is one call to `jax.lax.while_loop`; `remat_scan` is `scan` of `checkpoint` of `scan` of ….
+
+Source: `jax.lax.while_loop`; `flax.linen.while_loop` and `flax.linen.remat_scan` for the signatures. Chen et al. 2016,
+"Training Deep Nets with Sublinear Memory Cost", for nested rematerialization.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from liftax import errors
+from liftax.core import filters
+from liftax.core.pack import State
+from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, joined, split_keys
+from liftax.lift.checkpoint import checkpoint
+from liftax.lift.nested import get, has, updated
+from liftax.lift.scan import scan
+from liftax.typing import Filter, Path
+
+
+def while_loop(
+    cond_fn: Callable[..., Any],
+    body_fn: Callable[..., Any],
+    mdl: Any,
+    init: Any,
+    carry_variables: Filter = False,
+    broadcast_variables: Filter = True,
+    split_rngs: Mapping[Filter, bool] = {},
+) -> Any:
+    """Run a function of a module as long as a condition holds.
+
+    Outside of a module use `jax.lax.while_loop`. There is no derivative in reverse mode; use `scan` for one.
+
+    Args:
+        cond_fn: Called as `cond_fn(mdl, carry)`; tells whether to go on. It writes no variables.
+        body_fn: Called as `body_fn(mdl, carry)`; returns the next carry.
+        mdl: A bound Module, a Scope, or a tree of these.
+        init: The first carry.
+        carry_variables: Collections that a step may write; the next one sees what it wrote.
+        broadcast_variables: Collections that can be read only.
+        split_rngs: Filter -> whether the rng stream differs from step to step. Streams that no filter matches are out
+            of reach inside.
+
+    Returns:
+        The last carry.
+
+    Raises:
+        ControlFlowError: A step creates a variable.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
+            `checkpoint`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Doubling(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         n = self.variable('state', 'n', lambda: jnp.array(0))
+        ...         def double(mdl, x):
+        ...             n.value += 1
+        ...             return 2 * x
+        ...         return nn.while_loop(lambda mdl, x: x < 100, double, self, x, carry_variables='state')
+        >>> y, state = Doubling().apply({'state': {'n': jnp.array(0)}}, jnp.array(3.0), mutable='state')
+        >>> float(y), int(state['state']['n'])
+        (192.0, 6)
+    """
+    call = Call(body_fn, mdl, (init,), {}, (carry_variables, broadcast_variables), True, "while_loop")
+    packed = call.packed
+    check = as_method(cond_fn, mdl)
+    split, shared = split_keys(call, split_rngs)
+    mutable = tuple(filters.intersect(m, carry_variables) for m in packed.inner_mutable)
+    written: list[set[Path]] = [set() for _ in packed.roots]
+    starts: dict[str, Any] = {}
+    after: Any = packed.after
+
+    def run(which: str, fn: Any, step: Any, carry: Any) -> tuple[Any, State]:
+        # The rng counters of the body go on from those of the condition, as they do in Linen.
+        packed.counters = starts.setdefault(which, packed.counters)
+        packed.inner_mutable = mutable if which == "body" else tuple(False for _ in mutable)
+        keys = joined(shared, jax.tree.map(lambda key: jax.random.fold_in(key, step), split))
+        out = call.run((carry[0], packed.groups[1]), keys, (carry[1],), {}, fn)
+        packed.counters = tuple(counters for _, counters in packed.after)
+        return out
+
+    def goes_on(carry: Any) -> Any:
+        step, *carry = carry
+        return run("condition", check, -step, carry)[0]
+
+    def pure(carry: Any) -> Any:
+        nonlocal after
+        step, *carry = carry
+        out, state = run("body", call.fn, step, carry)
+        after = packed.after
+        for i, values in enumerate(state.written):
+            written[i].update(values)
+            for key in values:
+                if not has(packed.groups[0][i], key):
+                    raise errors.ControlFlowError(
+                        f"while_loop at {packed.roots[i].path_text}: a step creates {'/'.join(key)}, and the loop has "
+                        "no value to start with. Create it before the loop, such as by calling body_fn(mdl, init) once "
+                        "while mdl.is_initializing()."
+                    )
+        return step + 1, updated(carry[0], state.written), out
+
+    _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))
+    packed.after = after
+    last = tuple({key: get(tree, key) for key in keys} for tree, keys in zip(carried, written, strict=True))
+    packed.commit(State(last, tuple({} for _ in packed.roots)))
+    return out
+
+
+def remat_scan(
+    target: Target,
+    lengths: Sequence[int] = (),
+    policy: Callable[..., bool] | None = None,
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    variable_axes: Mapping[Filter, Any] = {True: 0},
+    split_rngs: Mapping[Filter, bool] = {True: True},
+) -> Target:
+    """Repeat a layer many times, with memory for few: nested loops, each of which is computed again backward.
+
+    Args:
+        target: A Module class, or a method or a function called as `fn(mdl, carry)`; it returns the next carry.
+        lengths: The number of repetitions of each loop, from the outermost inwards. There are `prod(lengths)` in all.
+        policy: See `checkpoint`.
+        variable_broadcast: See `scan`.
+        variable_carry: See `scan`.
+        variable_axes: See `scan`. A variable gets one axis for each loop.
+        split_rngs: See `scan`.
+
+    Returns:
+        A subclass with the same fields, whose instances are named `Remat_scan…`; or a function called as
+        `repeated(mdl, carry)`.
+
+    Raises:
+        MappedAxisError: `lengths` is empty.
+        ControlFlowError, TransformTargetError, UnboundModuleError: see `scan`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> Deep = nn.remat_scan(nn.Dense, lengths=(3, 4))
+        >>> jax.tree.map(jnp.shape, Deep(2).init(jax.random.key(0), jnp.ones(2)))
+        {'params': {'bias': (3, 4, 2), 'kernel': (3, 4, 2, 2)}}
+    """
+    options: dict[str, Any] = {
+        "variable_broadcast": variable_broadcast, "variable_carry": variable_carry, "variable_axes": variable_axes,
+        "split_rngs": split_rngs,
+    }  # fmt: skip
+    if is_class(target):
+        return class_form(remat_scan, target, None, lengths=lengths, policy=policy, **options)
+    if not lengths:
+        raise errors.MappedAxisError("remat_scan: lengths is empty. Give the number of repetitions of each loop.")
+
+    @functools.wraps(target)
+    def step(mdl: Any, carry: Any) -> tuple[Any, None]:
+        return target(mdl, carry), None
+
+    @functools.wraps(target)
+    def loop(mdl: Any, carry: Any) -> tuple[Any, None]:
+        return remat_scan(target, lengths[1:], policy, **options)(mdl, carry), None
+
+    body = step if len(lengths) == 1 else checkpoint(loop, policy=policy, prevent_cse=False)
+
+    def called(mdl: Any, carry: Any) -> Any:
+        return scan(body, length=lengths[0], **options)(mdl, carry)[0]
+
+    return function_form(called, target, "remat_scan")
