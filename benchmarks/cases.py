@@ -16,7 +16,7 @@ from models_linen import NAMESPACES
 LIFTED = ("vjp", "jvp", "grad", "value_and_grad", "custom_vjp")
 TINY = 16
 """Length of the chain of one-parameter modules that `tiny` runs."""
-DEEP = (hand.NAME, "liftax", "lax", "linen")
+DEEP = (hand.NAME, "liftax", "tuned", "linen")
 """Implementations whose growth with depth is measured."""
 COMPILED = 8
 """Blocks of the networks that are compiled."""

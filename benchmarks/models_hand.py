@@ -3,7 +3,7 @@
 This is what every ratio divides by, so it is a good way to write the arithmetic, not a strawman: no indirection,
 `jax.numpy` where that is shortest, which is also fastest to trace (its functions cache the traces of what is inside
 them), and `custom_vjp` rules defined once a network. LayerNorm has fast variance and epsilon 1e-6, gelu its tanh form,
-as Linen's have by default. `models_lax` is the same network in other operations.
+as Linen's have by default. `models_tuned` is the same network with more care for JAX.
 
 Every implementation in this folder, a module or a namespace, has `NAME`, `KINDS`, the kinds of network that it has,
 `variables(parameters)`, which turns the dict of `init` into what its networks take, and `program(kind, depth)`, a fresh

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import models_hand as hand
-import models_lax
+import models_tuned
 import models_linen
 from cases import CASES, Bench, Row
 from measure import Spread
@@ -35,7 +35,7 @@ def implementations() -> tuple[dict[str, Any], list[str]]:
                 found[name] = importlib.import_module(f"models_{name}")
         except Exception as error:  # a library that is absent, or older or newer than JAX, costs its column
             notes.append(f"{name} skipped: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
-    return found | {"lax": models_lax.implementation()}, notes
+    return found | {"tuned": models_tuned.implementation()}, notes
 
 
 def figure(value: float) -> str:
@@ -63,7 +63,7 @@ def goal(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """Lay out rows as aligned text."""
-    names = [name for name in ("liftax", "lax", "linen", *PEERS) if any(name in row.cells for row in rows)]
+    names = [name for name in ("liftax", "tuned", "linen", *PEERS) if any(name in row.cells for row in rows)]
     lines = [["case", "", hand.NAME, *(f"{name}/hand" for name in names), "goal"]]
     for row in rows:
         own = f"{figure(row.hand) if row.unit else f'{row.hand:.10g}'} {row.unit}".strip()
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the cases, print the table; 1 if liftax could not run or values disagreed."""
     options = parse(arguments)
     found, notes = implementations()
-    rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (15, 5.0, (4, 16, 64, 256))
+    rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.5, (4, 16, 64, 256))
     bench = Bench(found, options.depth, depths, rounds, budget, notes)
     heading = versions(list(found))
     print(heading)

@@ -13,7 +13,7 @@ import pytest
 from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("measure", "cases", "run", "models_hand", "models_lax", "models_linen")
+MODULES = ("measure", "cases", "run", "models_hand", "models_tuned", "models_linen")
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
 DERIVED += [("mlp", True), ("custom_vjp", True)]
 
@@ -35,7 +35,7 @@ def bench(benchmarks):
     found = {
         hand.NAME: hand.implementation(hand.NAME, hand.block),
         "liftax": benchmarks.models_linen.implementation("liftax", nn),
-        "lax": benchmarks.models_lax.implementation(),
+        "tuned": benchmarks.models_tuned.implementation(),
     }
     return benchmarks.cases.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
 
@@ -47,12 +47,12 @@ def test_traces_to_the_operations_written_by_hand(benchmarks, bench, kind, deriv
         run = bench.fresh(implementation, kind, 2, derive)
         return Counter(benchmarks.measure.operations(jax.make_jaxpr(run)(*bench.arguments(implementation, kind, 2))))
 
-    assert operations("liftax") == operations("lax")
+    assert operations("liftax") == operations("tuned")
 
 
 @pytest.mark.parametrize(("kind", "derive"), [*DERIVED, ("init", False), ("tiny", False)])
 def test_computes_the_values_of_the_version_by_hand(bench, kind, derive):
-    assert set(bench.comparable(kind, derive)) == {"by hand", "liftax", "lax"}
+    assert set(bench.comparable(kind, derive)) == {"by hand", "liftax", "tuned"}
     assert not bench.failed
 
 
