@@ -5,7 +5,21 @@ functions (`lx.vjp` and its family).
 """
 
 from liftax import ad, core, errors, lift, nn
-from liftax.ad import grad, hvp, jvp, value_and_grad, vhp, vjp
+from liftax.ad import divergence, grad, hvp, jvp, laplacian, value_and_grad, vhp, vjp
 
 __version__ = "0.1.0"
-__all__ = ["ad", "core", "errors", "grad", "hvp", "jvp", "lift", "nn", "value_and_grad", "vhp", "vjp"]
+__all__ = [
+    "ad",
+    "core",
+    "divergence",
+    "errors",
+    "grad",
+    "hvp",
+    "jvp",
+    "laplacian",
+    "lift",
+    "nn",
+    "value_and_grad",
+    "vhp",
+    "vjp",
+]

@@ -158,3 +158,13 @@ def escaped(x: Any) -> bool:
     while trace is not None and trace is not current:
         trace = getattr(trace, "parent_trace", None)
     return trace is current and x._trace is not current
+
+
+def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Run one equation of a jaxpr on `values`, as JAX does when it evaluates a jaxpr: a program of this one equation.
+
+    JAX 0.10 to 0.12 (`primitive`, `params` and `ctx` of equations; `Primitive.get_bind_params`).
+    """
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]

@@ -12,7 +12,9 @@ from liftax.ad.grad import value_and_grad as value_and_grad
 from liftax.ad.hvp import hvp as hvp
 from liftax.ad.hvp import vhp as vhp
 from liftax.ad.jvp import jvp as jvp
+from liftax.ad.laplacian import divergence as divergence
+from liftax.ad.laplacian import laplacian as laplacian
 from liftax.ad.vjp import VjpFn as VjpFn
 from liftax.ad.vjp import vjp as vjp
 
-__all__ = ["VjpFn", "grad", "hvp", "jvp", "value_and_grad", "vhp", "vjp"]
+__all__ = ["VjpFn", "divergence", "grad", "hvp", "jvp", "laplacian", "value_and_grad", "vhp", "vjp"]

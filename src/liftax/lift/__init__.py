@@ -12,6 +12,7 @@ from liftax.lift.hvp import hvp, vhp
 from liftax.lift.jacobian import hessian, jacfwd, jacrev
 from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
+from liftax.lift.laplacian import divergence, laplacian
 from liftax.lift.linearize import linear_transpose, linearize
 from liftax.lift.loops import remat_scan, while_loop
 from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
@@ -27,6 +28,7 @@ __all__ = [
     "checkpoint",
     "cond",
     "custom_vjp",
+    "divergence",
     "fold_rngs",
     "grad",
     "hessian",
@@ -35,6 +37,7 @@ __all__ = [
     "jacrev",
     "jit",
     "jvp",
+    "laplacian",
     "linear_transpose",
     "linearize",
     "map_variables",

@@ -65,9 +65,9 @@ def test_linear_transpose_checks_the_cotangent():
 def test_jvp_fn_is_a_pytree():
     @jax.jit
     def made(scope_variables, x):
-        return core.apply(lambda scope: nn.linearize(lambda s, x: s.param("w", lambda key: 1.0) * x**2, scope, x, wrt="params"))(
-            scope_variables
-        )
+        return core.apply(
+            lambda scope: nn.linearize(lambda s, x: s.param("w", lambda key: 1.0) * x**2, scope, x, wrt="params")
+        )(scope_variables)
 
     y, jvp_fn = made({"params": {"w": 3.0}}, 2.0)
     along = jax.vmap(lambda t: jvp_fn({}, t))(jnp.asarray([1.0, 2.0]))
