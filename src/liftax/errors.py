@@ -122,6 +122,10 @@ class ApplyScopeInvalidVariablesStructureError(LiftaxError, ValueError):
     """`variables` was wrapped once too often: `{'params': {'params': …}}`."""
 
 
+class PartitioningUnspecifiedError(LiftaxError, ValueError):
+    """A transform adds an axis to a variable whose axes are named, and names none for it."""
+
+
 class LazyInitError(LiftaxError, ValueError):
     """A variable's initial value depends on the value of an argument, not on its shape alone."""
 

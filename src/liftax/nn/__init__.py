@@ -2,6 +2,20 @@
 
 from liftax.core import DenyList
 from liftax.core.frozen import FrozenDict
+from liftax.core.logical import (
+    LogicallyPartitioned,
+    RulesFallback,
+    get_logical_axis_rules,
+    logical_axis_rules,
+    logical_to_mesh,
+    logical_to_mesh_axes,
+    logical_to_mesh_sharding,
+    set_logical_axis_rules,
+    with_logical_constraint,
+    with_logical_partitioning,
+)
+from liftax.core.meta import unbox
+from liftax.core.partitioning import Partitioned, get_partition_spec, get_sharding, with_partitioning
 from liftax.core.variable import Variable
 from liftax.lift import (
     add_metadata_axis,
@@ -49,7 +63,7 @@ from liftax.module import (
     override_named_call,
     share_scope,
 )
-from liftax.nn import activation, initializers
+from liftax.nn import activation, initializers, meta
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import Sequential
@@ -118,3 +132,21 @@ __all__ = [
     "zeros_init",
 ]
 __all__ += activation.__all__
+__all__ += [
+    "LogicallyPartitioned",
+    "Partitioned",
+    "RulesFallback",
+    "get_logical_axis_rules",
+    "get_partition_spec",
+    "get_sharding",
+    "logical_axis_rules",
+    "logical_to_mesh",
+    "logical_to_mesh_axes",
+    "logical_to_mesh_sharding",
+    "meta",
+    "set_logical_axis_rules",
+    "unbox",
+    "with_logical_constraint",
+    "with_logical_partitioning",
+    "with_partitioning",
+]

@@ -1,0 +1,37 @@
+"""Boxes around variables, with metadata about their axes: the namespace `nn.meta` of Linen."""
+
+from typing import Any
+
+import jax
+
+from liftax.core.meta import AxisMetadata, add_axis, remove_axis, replace_boxed, unbox
+from liftax.core.meta import is_box as is_axis_metadata
+from liftax.core.partitioning import (
+    PARTITION_NAME,
+    Partitioned,
+    get_partition_spec,
+    get_sharding,
+    with_partitioning,
+)
+
+__all__ = [
+    "PARTITION_NAME", "AxisMetadata", "Partitioned", "add_axis", "get_global_mesh", "get_partition_spec",
+    "get_sharding", "global_mesh_defined", "is_axis_metadata", "map_axis_meta", "remove_axis", "replace_boxed", "unbox",
+    "with_partitioning",
+]  # fmt: skip
+
+
+def map_axis_meta(fn: Any, tree: Any) -> Any:
+    """Replace every box in `tree` by `fn(box)`."""
+    return jax.tree.map(lambda x: fn(x) if is_axis_metadata(x) else x, tree, is_leaf=is_axis_metadata)
+
+
+def get_global_mesh() -> Any:
+    """Return the mesh in use, or None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def global_mesh_defined() -> bool:
+    """Tell whether a mesh is in use."""
+    return get_global_mesh() is not None
