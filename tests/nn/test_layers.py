@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,6 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from liftax import errors, nn
-from liftax.nn.stochastic import _bernoulli
 
 KEY = jax.random.key(3)
 X = jnp.asarray(np.sin(np.arange(12.0)).reshape(4, 3), jnp.float32)
@@ -61,6 +58,18 @@ def test_names_are_linens(module: str) -> None:
     for name, function in functions.items():
         assert getattr(ours, name) is function
         assert name in ours.__all__
+
+
+def test_star_import_brings_every_public_name() -> None:
+    public = {name for name, value in vars(nn).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public | {"initializers"} == set(nn.__all__)
+    assert len(nn.__all__) == len(set(nn.__all__))
+
+
+@pytest.mark.parametrize("name", ["ones", "zeros", "ones_init", "zeros_init"])
+def test_initializers_that_linen_has_at_its_top(name: str) -> None:
+    assert getattr(nn, name) is getattr(nn.initializers, name)
+    assert hasattr(flax.linen, name)
 
 
 def test_initializers_made_without_arguments() -> None:
@@ -247,24 +256,81 @@ def test_momentum_may_be_traced() -> None:
 # --- Dropout -------------------------------------------------------------------------------------------------------
 
 
-@hypothesis.given(st.floats(2**-53, 1 - 2**-53))
-@hypothesis.example(1 - 2**-25)  # rounds to 1 in float32
-@hypothesis.example(2**-53)
-def test_mask_is_that_of_bernoulli(p: float) -> None:
-    assert _bernoulli(KEY, p, (64,)).tolist() == jax.random.bernoulli(KEY, p, (64,)).tolist()
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5, 1 - 2**-54])
-def test_mask_is_that_of_bernoulli_in_float64(p: float) -> None:
-    with jax.enable_x64(True):
-        assert _bernoulli(KEY, p, (64,)).tolist() == jax.random.bernoulli(KEY, p, (64,)).tolist()
-
-
 def test_dropout_takes_raw_keys() -> None:
     layer, raw = nn.Dropout(0.5, deterministic=False), jax.random.PRNGKey(5)
     ours = layer.apply({}, X, rngs={"dropout": raw})
     theirs = flax.linen.Dropout(0.5, deterministic=False).apply({}, X, rngs={"dropout": raw})
     np.testing.assert_array_equal(ours, theirs)
+
+
+# --- traced once ---------------------------------------------------------------------------------------------------
+
+
+TRACED = [nn.Dense(3), nn.LayerNorm(), nn.BatchNorm(False), nn.BatchNorm(True)]
+
+
+def applied(layer: nn.Module, variables: Any, x: Any) -> Any:
+    return layer.apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    "layer", [*TRACED, nn.Dropout(0.5, deterministic=False)], ids=lambda layer: type(layer).__name__
+)
+def test_second_application_traces_no_arithmetic(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jnp.ones((7, 3))  # a shape of this test alone
+    variables = layer.init(KEY, x)
+    jax.make_jaxpr(lambda x: applied(layer, variables, x))(x)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("traced again")
+
+    for operation in ("dot_general", "add", "rsqrt", "select"):
+        monkeypatch.setattr(jax.lax, operation, never)
+    monkeypatch.setattr(jax.random, "bernoulli", never)
+    fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.name not in ("parent", "name")}
+    again = type(layer)(**fields)
+    if not isinstance(layer, nn.Dense):  # whose default for dot_general is jax.lax.dot_general
+        jax.make_jaxpr(lambda x: applied(again, variables, x))(x)
+    with pytest.raises(AssertionError, match="traced again"):
+        jax.make_jaxpr(lambda x: applied(again, variables, x))(jnp.ones((8, 3)))
+
+
+@pytest.mark.parametrize("layer", TRACED, ids=lambda layer: type(layer).__name__)
+def test_same_without_jit(layer: nn.Module) -> None:
+    variables = layer.init(KEY, X)
+    with jax.disable_jit():
+        plain = applied(layer, variables, X)
+    # XLA may fuse, and so round less often, what is compiled as a whole.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, applied(layer, variables, X)
+    )
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("x64", [True, False])
+def test_dtype_of_the_output_is_linens(make: Callable[[Any], Any], x64: bool) -> None:
+    with jax.enable_x64(x64):
+        x = make([[1.0, 2.0, 4.0]])
+        for name in ("Dense", "LayerNorm"):
+            ours, theirs = (
+                getattr(lib, name)(**({"features": 2} if name == "Dense" else {})) for lib in (nn, flax.linen)
+            )
+            y, expected = (layer.init_with_output(KEY, x)[0] for layer in (ours, theirs))
+            assert (y.dtype, y.weak_type) == (expected.dtype, expected.weak_type)
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_over_a_named_axis_of_two_sizes() -> None:
+    layer = nn.BatchNorm(False, axis_name="i")
+    variables = layer.init(KEY, X)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x: applied(layer, variables, x)[1]["batch_stats"]["mean"], axis_name="i")(x)[0]
+
+    one = nn.BatchNorm(False)
+    for parts in (X.reshape(2, 2, 3), jnp.stack([X[:2], X[2:], X[:2], X[:2]])):
+        expected = applied(one, variables, parts.reshape(-1, 3))[1]["batch_stats"]["mean"]
+        np.testing.assert_allclose(mean(parts), expected, rtol=1e-5)
 
 
 # --- sharding ------------------------------------------------------------------------------------------------------

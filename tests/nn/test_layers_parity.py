@@ -371,7 +371,7 @@ def hand_attend(variables: Any, x: jax.Array, _: jax.Array) -> jax.Array:
 
 
 def hand_dropout(_: Any, x: jax.Array, key: jax.Array) -> jax.Array:
-    keep = jax.random.bits(jax.random.fold_in(key, 0), x.shape) < np.uint32(0.6 * 2**32)
+    keep = jax.random.bernoulli(jax.random.fold_in(key, 0), 0.6, x.shape)
     return jax.lax.select(keep, x / 0.6, jnp.zeros_like(x))
 
 

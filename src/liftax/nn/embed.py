@@ -7,7 +7,6 @@ Looking up rows is the product with one-hot vectors, at the cost of reading the 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -16,6 +15,7 @@ from liftax.nn import dtypes
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import variance_scaling
 from liftax.nn.location import place
+from liftax.nn.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer
 
 __all__ = ["Embed"]
@@ -87,10 +87,10 @@ class Embed(Module):
                 f"{place(self)} got inputs of dtype {index.dtype.name}, expected integers: they are indices of rows. "
                 "Cast them, or use attend for inputs that are vectors."
             )
-        (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
-        if self.num_embeddings == 1:
-            return jnp.broadcast_to(table, (*index.shape, self.features))
-        return _rows(table, index)
+        own = self.promote_dtype is dtypes.promote_dtype
+        return (_rows if own else untraced(_rows))(
+            self.embedding, index, promote_dtype=self.promote_dtype, dtype=self.dtype
+        )
 
     def attend(self, query: ArrayLike) -> Array:
         r"""Return the inner product of each query with each row of the table.
@@ -108,24 +108,36 @@ class Embed(Module):
         Raises:
             ValueError: the last axis of `query` does not have the size `features`.
         """
-        x, table = self.promote_dtype(query, self.embedding, dtype=self.dtype)
-        if x.shape[-1:] != table.shape[-1:]:
+        shape = jnp.shape(query)
+        if shape[-1:] != (self.features,):
             raise ValueError(
-                f"attend at {place(self)} got a query of shape {x.shape}, expected (..., {self.features}). The last "
-                "axis of a query has the size of a row of the table."
+                f"attend at {place(self)} got a query of shape {shape}, expected (..., {self.features}). The last axis "
+                "of a query has the size of a row of the table."
             )
-        # Contracting with the second axis of the table spares a transpose, forwards and backwards.
-        return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())))
+        own = self.promote_dtype is dtypes.promote_dtype
+        return (_products if own else untraced(_products))(
+            query if isinstance(query, jax.Array) else jnp.asarray(query),
+            self.embedding,
+            promote_dtype=self.promote_dtype,
+            dtype=self.dtype,
+        )
 
 
-def _rows(table: Array, index: Array) -> Array:
-    """Return `jnp.take(table, index, axis=0)`, without the nested `jit` of it."""
-    size = table.shape[0]
-    if not jnp.issubdtype(index.dtype, jnp.unsignedinteger):
-        if size > np.iinfo(index.dtype).max:  # int8 can't hold the row that a negative index means
-            index = lax.convert_element_type(index, np.int32)
-        zero, length = dtypes.constant(0, index), dtypes.constant(size, index)
-        index = lax.select(lax.lt(index, zero), lax.add(index, length), index)
-    numbers = lax.GatherDimensionNumbers(offset_dims=(index.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,))
-    index = lax.expand_dims(index, (index.ndim,))
-    return lax.gather(table, index, numbers, (1, table.shape[1]), mode=lax.GatherScatterMode.FILL_OR_DROP)
+@traced_once
+def _rows(table: Array, index: Array, *, promote_dtype: PromoteDtype, dtype: DTypeLike | None) -> Array:
+    """Return the rows of `table` at `index`."""
+    (table,) = promote_dtype(table, dtype=dtype, inexact=False)
+    size, features = table.shape
+    if size == 1:
+        return jnp.broadcast_to(table, (*index.shape, features))
+    if size > jnp.iinfo(index.dtype).max:  # int8 can't hold the row that a negative index means
+        index = index.astype(jnp.int32)
+    return jnp.take(table, index, axis=0)
+
+
+@traced_once
+def _products(x: Array, table: Array, *, promote_dtype: PromoteDtype, dtype: DTypeLike | None) -> Array:
+    """Return `x @ table.T`."""
+    x, table = promote_dtype(x, table, dtype=dtype)
+    # Contracting with the second axis of the table spares a transpose, forwards and backwards.
+    return lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())))

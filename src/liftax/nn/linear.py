@@ -9,6 +9,7 @@ that is a single sum over the batch, and a sum keeps no residual, so nothing lar
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
@@ -18,6 +19,7 @@ from liftax.nn import dtypes
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import lecun_normal, zeros_init
 from liftax.nn.location import place
+from liftax.nn.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer
 
 __all__ = ["Dense"]
@@ -83,21 +85,43 @@ class Dense(Module):
             ValueError: `inputs` is a scalar.
             ScopeParamShapeError: `kernel` was made for inputs with another `d`.
         """
-        shape = jnp.shape(inputs)
-        if not shape:
+        x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+        if not x.shape:
             raise ValueError(
                 f"{place(self)} got a scalar, expected an input of shape (..., d). Give it an axis for features."
             )
-        kernel = self.param("kernel", self.kernel_init, (shape[-1], self.features), self.param_dtype)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        inputs, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-
+        dot_general = self.dot_general or lax.dot_general
         if self.dot_general_cls is not None:
             dot_general = self.dot_general_cls()
-        else:
-            dot_general = self.dot_general or lax.dot_general
-        y = dot_general(inputs, kernel, (((len(shape) - 1,), (0,)), ((), ())), precision=self.precision)
-        return y if bias is None else add_bias(y, bias, (y.ndim - 1,))
+        own = dot_general is lax.dot_general and self.promote_dtype is dtypes.promote_dtype
+        return (affine if own else untraced(affine))(
+            x,
+            kernel,
+            bias,
+            promote_dtype=self.promote_dtype,
+            dtype=self.dtype,
+            dot_general=dot_general,
+            precision=self.precision,
+        )
+
+
+@traced_once
+def affine(
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    *,
+    promote_dtype: PromoteDtype,
+    dtype: DTypeLike | None,
+    dot_general: Callable[..., Array],
+    precision: lax.PrecisionLike,
+) -> Array:
+    """Return `x @ kernel + bias`, in the dtype to which `promote_dtype` takes them."""
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=dtype)
+    y = dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+    return y if bias is None else add_bias(y, bias, (y.ndim - 1,))
 
 
 def add_bias(y: Array, bias: Array, axes: tuple[int, ...]) -> Array:

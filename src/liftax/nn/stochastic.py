@@ -3,18 +3,16 @@
 Dropout : (key, array) -> array, of one shape
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from liftax.module import Module, compact, merge_param
-from liftax.nn import dtypes
 from liftax.nn.location import place
 from liftax.nn.masking import keep
+from liftax.nn.tracing import traced_once
 from liftax.typing import Array, PRNGKey
 
 __all__ = ["Dropout"]
@@ -82,9 +80,8 @@ class Dropout(Module):
                 f"{place(self)} got inputs of dtype {x.dtype.name}, expected a floating-point or complex dtype: the "
                 "elements that are kept are divided by 1 - rate. Cast the inputs."
             )
-        shape, kept = self._mask_shape(x.shape), 1.0 - float(self.rate)
-        mask = _bernoulli(self.make_rng(self.rng_collection) if rng is None else rng, kept, shape)
-        return keep(mask, lax.div(x, dtypes.constant(kept, x)))
+        key = self.make_rng(self.rng_collection) if rng is None else rng
+        return _dropped(x, key, kept=1.0 - float(self.rate), shape=self._mask_shape(x.shape))
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `shape` with size 1 along `broadcast_dims`."""
@@ -99,16 +96,7 @@ class Dropout(Module):
         return tuple(sizes)
 
 
-def _bernoulli(key: PRNGKey, p: float, shape: tuple[int, ...]) -> Array:
-    """Return `jax.random.bernoulli(key, p, shape)`, for a number `p` in (0, 1), in two equations instead of sixteen.
-
-    JAX takes the highest `n` of the random bits as an integer `k` (`n` = 23 for float32), and asks whether the float
-    `k / 2**n`, which is exact, is less than `p`. That is whether `k < t` for the integer `t = ceil(p * 2**n)`; and, for
-    the whole word `w`, of which `k` is `w >> s`, whether `w < t << s`. `p` rounds to 1 at most, where `t << s` is one
-    more than a word holds; so the comparison is `w <= (t << s) - 1`.
-    """
-    float_type = jnp.result_type(float)  # float64 where JAX is told to use it
-    bits, mantissa = (32, 23) if float_type == jnp.float32 else (64, 52)
-    t = math.ceil(float(float_type.type(p)) * 2**mantissa)
-    words = jax.random.bits(key, shape, f"uint{bits}")
-    return lax.le(words, dtypes.constant((t << (bits - mantissa)) - 1, words))
+@traced_once
+def _dropped(x: Array, key: PRNGKey, *, kept: float, shape: tuple[int, ...]) -> Array:
+    """Return `x / kept` where a mask of `shape` has True, with probability `kept`, and 0 elsewhere."""
+    return keep(jax.random.bernoulli(key, kept, shape), x / kept)
