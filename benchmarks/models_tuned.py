@@ -1,8 +1,8 @@
 """The networks of `models_hand` as fast as we know to write them: few operations, each layer traced once.
 
-The operations are those of liftax's layers, in their order. That the programs of liftax have the figures of this one, down
-to the operation, shows that liftax adds nothing to them. Layers are under `jax.jit(…, inline=True)`, so that JAX traces
-and differentiates each of them once for all blocks; what liftax takes longer than this to trace is its own.
+The operations are those of liftax's layers, in their order. That the programs of liftax have the figures of this one,
+down to the operation, shows that liftax adds nothing to them. Layers are under `jax.jit(…, inline=True)`, so that JAX
+traces and differentiates each of them once for all blocks; what liftax takes longer than this to trace is its own.
 """
 
 import functools
@@ -14,7 +14,6 @@ from jax import lax
 
 import models_hand
 from models_hand import Parameters
-
 
 traced_once = functools.partial(jax.jit, inline=True)
 gelu = traced_once(jax.nn.gelu)

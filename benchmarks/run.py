@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 import models_hand as hand
-import models_tuned
 import models_linen
+import models_tuned
 from cases import CASES, Bench, Row
 from measure import Spread
 from models_linen import NAMESPACES
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     found, notes = implementations()
     rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.5, (4, 16, 64, 256))
-    bench = Bench(found, options.depth, depths, rounds, budget, notes)
+    bench = Bench(found, options.depth, depths, rounds, budget, notes, failed="liftax" not in found)
     heading = versions(list(found))
     print(heading)
     rows: list[Row] = []
