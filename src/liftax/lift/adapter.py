@@ -166,7 +166,7 @@ def class_form(
         if not callable(getattr(target, name, None)):
             raise errors.TransformTargetError(
                 f"{transform.__name__}: {target.__name__} has no method {name!r}."
-                f"{errors.nearest(name, (n for n in dir(target) if not n.startswith('_')))}"
+                f"{errors.nearest(name, (n for n in dir(target) if n == '__call__' or not n.startswith('_')))}"
             )
         body[name] = transform(_plain(target, name), **own)
     return type(target)(transform.__name__.capitalize() + target.__name__, (target,), body)

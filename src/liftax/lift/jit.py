@@ -199,7 +199,7 @@ class _Static:
 
 
 class _ById:
-    """An immutable array in a field: equal to itself alone, and kept alive so that its id stays its own."""
+    """An array in a field: equal to itself alone, and kept alive so that its id stays its own."""
 
     __slots__ = ("value",)
 
@@ -262,7 +262,7 @@ def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
     if isinstance(x, set | frozenset):
         return type(x), frozenset(_static(v, where, seen) for v in x)
     if isinstance(x, np.ndarray):
-        return "array", x.shape, x.dtype.str, x.tobytes()
+        return "array", _ById(x), x.dtype.str, x.tobytes()  # its content may change, also in a trace that holds it
     if _compat.is_tracer(x):
         raise errors.StaticValueError(
             f"jit: {where} is a tracer: the module was made inside a JAX transform with a traced value as a field. "

@@ -111,7 +111,7 @@ def vmap(
         try:
             out, states = mapped(groups, split, shared, call.args)
         except ValueError as error:
-            if kept and "out_axes is None" in str(error):
+            if kept and "out_axes" in str(error) and not any(a is None for a in _leaves(out_axes)):
                 raise errors.MappedAxisError(
                     f"vmap at {packed.roots[0].path_text}: one of the variables {', '.join(kept)} is written with a "
                     "value that differs along the axis, and variable_axes says None for it: the same everywhere. Give "
@@ -122,3 +122,7 @@ def vmap(
         return out
 
     return function_form(called, target, "vmap")
+
+
+def _leaves(axes: Any) -> list[Any]:
+    return jax.tree.leaves(axes, is_leaf=lambda x: x is None)

@@ -1,0 +1,1 @@
+"""Tests of the lifted transforms that are no derivatives."""
