@@ -209,7 +209,8 @@ class Scope:
         given = ", ".join(repr(k) for k in self.store.keys) or "none"
         return (
             f"{self.path_text} needs a key of the rng stream {name!r}, and the streams given are: {given}. "
-            f"Pass rngs={{{name!r}: jax.random.key(seed)}}."
+            f"Pass rngs={{{name!r}: jax.random.key(seed)}}{' and' if self.store.root_path else '.'}"
+            f"{f' let it into this {self.store.owner} (rngs, split_rngs).' if self.store.root_path else ''}"
         )
 
     # --- variables ---------------------------------------------------------------------------------------------------
@@ -390,6 +391,8 @@ class Scope:
             cls = errors.ScopeCollectionNotFound
             known = ", ".join(repr(k) for k in self.store.variables) or "none"
             why = f"the collection {col!r} is {'empty' if col in self.store.variables else 'missing'} (given: {known})"
+            if col in self.store.known and col not in self.store.variables:
+                why += f"; it exists, and the filters of this {self.store.owner} leave it out of reach: name it"
         elif here:
             why = f"this module has {', '.join(map(repr, here))} there"
         else:

@@ -274,3 +274,18 @@ def test_errors_of_targets():
     assert "its .value" in raised(
         errors.TransformedMethodReturnValueError, lambda self, x: nn.remat(lambda mdl, x: mdl)(self, x), X
     )
+
+
+def test_errors_of_what_stays_out_of_reach():
+    class Draws(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x + self.make_rng("noise").size
+
+    x = jnp.ones((2, 4))
+    variables = nn.vmap(nn.Dense, {"params": 0}, {"params": True})(4).init(KEY, x)
+    with pytest.raises(errors.ScopeCollectionNotFound, match="filters of this vmap leave it out of reach"):
+        nn.vmap(nn.Dense)(4).apply(variables, x)
+    host = Host(lambda self, x: nn.vmap(Draws)(name="draws")(x))
+    with pytest.raises(errors.InvalidRngError, match=r"let it into this vmap \(rngs, split_rngs\)"):
+        host.apply({}, x, rngs={"noise": KEY})
