@@ -145,9 +145,7 @@ def test_param_is_drawn_from_params():
     w = scope.push("a").param("w", normal, (3,))
     expected = normal(core.rngs.fold(jax.random.key(0), "a", 1), (3,))
     assert (w == expected).all()
-    with pytest.raises(
-        errors.InvalidRngError, match="needs a key of the rng stream 'params', and the streams given are: none"
-    ):
+    with pytest.raises(errors.InvalidRngError, match="of the rng stream 'params', and the streams given are: none"):
         bound().param("w", normal, (3,))
 
 

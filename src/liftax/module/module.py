@@ -22,12 +22,13 @@ from liftax.core.variable import Variable
 from liftax.module.binding import Binding, place
 from liftax.module.dataclass import make_dataclass
 from liftax.module.methods import wrap_method, wrap_methods
+from liftax.module.summary import Summarized
 from liftax.typing import Filter, Path, PRNGKey
 
 M = TypeVar("M", bound="Module")
 
 
-class Module(Binding):
+class Module(Binding, Summarized):
     """Base class of layers and models.
 
     Subclasses are dataclasses: their annotated attributes are hyperparameters. Submodules and variables are made in

@@ -1,0 +1,84 @@
+"""Tables of models: what Linen's hold, with and without rich."""
+
+import importlib.util
+import re
+from typing import Any
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import pytest
+
+from liftax import nn
+
+KEY, X = jax.random.key(0), jnp.ones((16, 9))
+
+
+def mlp(lib: Any) -> Any:
+    class Block(lib.Module):
+        @lib.compact
+        def __call__(self, x, scale=1.0):
+            n = self.variable("state", "n", lambda: jnp.zeros((), jnp.int32))
+            del n
+            return lib.Dense(4)(x) * scale
+
+    class Net(lib.Module):
+        @lib.compact
+        def __call__(self, x):
+            dense = lib.Dense(4)
+            return dense(dense(Block()(x, scale=2.0)))
+
+    return Net()
+
+
+def words(text: str) -> list[str]:
+    """Return what a table says, without its lines and colors."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return sorted(re.findall(r"[\w./\[\],:()-]*\w[\w./\[\],:()-]*", text))
+
+
+WIDE = {"width": 400}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"depth": 1}, {"depth": 0}, {"show_repeated": True}, {"compute_flops": True}],
+    ids=lambda o: ",".join(o) or "plain",
+)
+def test_table_says_what_linens_does(options: dict[str, Any]):
+    ours, theirs = (words(mlp(lib).tabulate(KEY, X, console_kwargs=WIDE, **options)) for lib in (nn, flax.linen))
+    assert ours == theirs
+
+
+def test_function_form():
+    assert words(nn.tabulate(mlp(nn), KEY, console_kwargs=WIDE)(X)) == words(
+        mlp(nn).tabulate(KEY, X, console_kwargs=WIDE)
+    )
+
+
+def test_vjp_costs_more():
+    """A backward pass through two matrix products costs twice theirs, up to the small change."""
+    text = nn.tabulate(nn.Dense(8), KEY, console_kwargs=WIDE, compute_flops=True, compute_vjp_flops=True)(X)
+    flops, vjp_flops = [int(w) for w in words(text) if re.fullmatch(r"\d{4,}", w)]
+    assert 2 * 16 * 9 * 8 <= flops < vjp_flops < 4 * flops
+
+
+def test_plain_text_without_rich(monkeypatch: pytest.MonkeyPatch):
+    rich = words(mlp(nn).tabulate(KEY, X, console_kwargs=WIDE))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "rich" else find(name, *a))
+    text = mlp(nn).tabulate(KEY, X)
+    assert "\x1b" not in text
+    assert words(text) == rich
+    assert text.splitlines()[1] == "Net Summary"
+
+
+def test_shapes_are_enough():
+    assert "float32[16,4]" in nn.Dense(4).tabulate(KEY, jax.ShapeDtypeStruct((16, 9), jnp.float32))
+
+
+def test_module_paths_are_linens():
+    ours, theirs = mlp(nn).module_paths(KEY, X), mlp(flax.linen).module_paths(KEY, X)
+    assert {k: type(m).__name__ for k, m in ours.items()} == {k: type(m).__name__ for k, m in theirs.items()}
+    assert ours["Dense_0"] == nn.Dense(4)
+    assert ours["Dense_0"].scope is None
