@@ -399,8 +399,8 @@ class Scope:
             why = f"the collection {col!r} has nothing for this module"
         return cls(
             f"{col}/{name} at {self.path_text} does not exist, and can't be created in this {self.store.owner}: {why}."
-            f"{errors.nearest(name, here)} Use variables from init of the same module with the same settings, or make the "
-            "collection mutable."
+            f"{errors.nearest(name, here)} Use variables from init of the same module with the same settings, or make "
+            "the collection mutable."
         )
 
     def _raise_dead(self) -> None:
