@@ -33,7 +33,6 @@ class Config(NamedTuple):
 
     Attributes:
         use_mean: whether to subtract the mean.
-        groups: into how many groups the last axis is divided, each with statistics of its own; None where it is not.
     """
 
     reduction_axes: tuple[int, ...]
@@ -46,7 +45,6 @@ class Config(NamedTuple):
     use_fast_variance: bool
     force_float32_reductions: bool
     use_mean: bool = True
-    groups: int | None = None
 
 
 def config_of(module: Any, reduction_axes: tuple[int, ...], feature_axes: tuple[int, ...], **fields: Any) -> Config:
@@ -105,6 +103,7 @@ def normalized_and_moved(
 ) -> tuple[Array, Array, Array]:
     """Normalize `x` by its own statistics, and move the running averages `mean` and `var` towards them."""
     stats = _statistics(x, mask, config)
+    assert stats.mean is not None, "a layer with running averages subtracts the mean"
     y = _normalize(x, stats, scale, bias, config)
     return y, _moving_average(mean, stats.mean, momentum), _moving_average(var, stats.var, momentum)
 
@@ -114,13 +113,13 @@ class _Statistics(NamedTuple):
 
     Attributes:
         x: the input, in the dtype in which its statistics were taken where that loses nothing.
-        mean: its mean, without the reduced axes.
+        mean: its mean, without the reduced axes; None where it is taken to be 0.
         var: its variance, of the same shape.
         centered: `x - mean` where taking the variance gave it, or None.
     """
 
     x: Array
-    mean: Array
+    mean: Array | None
     var: Array
     centered: Array | None = None
 
@@ -143,6 +142,8 @@ def _statistics(x: Array, mask: ArrayLike | None, config: Config) -> _Statistics
         means = _means(arrays, axes, mask)
         return means if axis_name is None else lax.pmean(means, axis_name, axis_index_groups=config.axis_index_groups)
 
+    if not config.use_mean:
+        return _Statistics(source, None, mean_of(_abs_square(values))[0])
     if config.use_fast_variance:
         mean, mean_square = mean_of(values, _abs_square(values))
         # Rounding can make the difference of two nearly equal numbers negative.
@@ -178,7 +179,10 @@ def _normalize(x: Array, stats: _Statistics, scale: Array | None, bias: Array | 
     if not config.force_float32_reductions:
         scale, bias = (None if p is None else cast(p, config.param_dtype) for p in (scale, bias))
     dtype = dtypes.canonicalize_dtype(x, scale, bias, dtype=config.dtype)
-    y = _subtract_mean(stats.x, stats.mean, reduction_axes) if stats.centered is None else stats.centered
+    if stats.mean is None:
+        y = stats.x
+    else:
+        y = _subtract_mean(stats.x, stats.mean, reduction_axes) if stats.centered is None else stats.centered
     factor = lax.rsqrt(lax.add(stats.var, constant(config.epsilon, stats.var)))
     kept_axes = tuple(i for i in range(x.ndim) if i not in reduction_axes)
     if scale is not None and kept_axes == feature_axes:
