@@ -5,7 +5,7 @@ functions (`lx.vjp` and its family).
 """
 
 from liftax import ad, core, errors, lift, nn
-from liftax.ad import divergence, grad, hvp, jvp, laplacian, value_and_grad, vhp, vjp
+from liftax.ad import divergence, fixed_point, grad, hvp, jvp, laplacian, root, value_and_grad, vhp, vjp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -13,12 +13,14 @@ __all__ = [
     "core",
     "divergence",
     "errors",
+    "fixed_point",
     "grad",
     "hvp",
     "jvp",
     "laplacian",
     "lift",
     "nn",
+    "root",
     "value_and_grad",
     "vhp",
     "vjp",

@@ -11,10 +11,26 @@ from liftax.ad.grad import grad as grad
 from liftax.ad.grad import value_and_grad as value_and_grad
 from liftax.ad.hvp import hvp as hvp
 from liftax.ad.hvp import vhp as vhp
+from liftax.ad.implicit import SolveInfo as SolveInfo
+from liftax.ad.implicit import fixed_point as fixed_point
+from liftax.ad.implicit import root as root
 from liftax.ad.jvp import jvp as jvp
 from liftax.ad.laplacian import divergence as divergence
 from liftax.ad.laplacian import laplacian as laplacian
 from liftax.ad.vjp import VjpFn as VjpFn
 from liftax.ad.vjp import vjp as vjp
 
-__all__ = ["VjpFn", "divergence", "grad", "hvp", "jvp", "laplacian", "value_and_grad", "vhp", "vjp"]
+__all__ = [
+    "SolveInfo",
+    "VjpFn",
+    "divergence",
+    "fixed_point",
+    "grad",
+    "hvp",
+    "jvp",
+    "laplacian",
+    "root",
+    "value_and_grad",
+    "vhp",
+    "vjp",
+]

@@ -9,6 +9,7 @@ from liftax.lift.cond import cond, switch
 from liftax.lift.custom_vjp import custom_vjp
 from liftax.lift.grad import grad, value_and_grad
 from liftax.lift.hvp import hvp, vhp
+from liftax.lift.implicit import fixed_point, root
 from liftax.lift.jacobian import hessian, jacfwd, jacrev
 from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
@@ -17,6 +18,7 @@ from liftax.lift.linearize import linear_transpose, linearize
 from liftax.lift.loops import remat_scan, while_loop
 from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
 from liftax.lift.scan import broadcast, scan
+from liftax.lift.stop_gradient import stop_gradient
 from liftax.lift.vjp import vjp
 from liftax.lift.vmap import vmap
 
@@ -29,6 +31,7 @@ __all__ = [
     "cond",
     "custom_vjp",
     "divergence",
+    "fixed_point",
     "fold_rngs",
     "grad",
     "hessian",
@@ -44,7 +47,9 @@ __all__ = [
     "named_call",
     "remat",
     "remat_scan",
+    "root",
     "scan",
+    "stop_gradient",
     "switch",
     "value_and_grad",
     "vhp",

@@ -1,0 +1,162 @@
+"""Solutions of equations, and their derivatives by the implicit function theorem.
+
+    fixed_point : (a -> b -> a) -> a -> b -> a     x = f(x, b)
+    root        : (a -> b -> a) -> a -> b -> a     f(x, b) = 0
+
+The solver is not differentiated. Where `g(x, b) = 0` holds for all `b`, `dx = -(dg/dx)^-1 (dg/db) db`: one linear
+system, solved by GMRES with products of the Jacobian alone, forwards and (transposed) backwards. So memory does not
+grow with the number of steps, and derivatives do not depend on how the solution was found.
+
+Source: `jax.lax.custom_root`; Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import gmres
+
+from liftax.ad.checks import check_float_primals, demand_callable, tree_mismatch
+from liftax.errors import NonDifferentiableOutputError
+
+
+class SolveInfo(NamedTuple):
+    """How a solver ended. It carries no derivative.
+
+    Args:
+        steps: the number of steps taken: an integer scalar.
+        error: the largest absolute value in `f(x) - x`, or in `f(x)`. Larger than the tolerance: not converged.
+    """
+
+    steps: Any
+    error: Any
+
+
+def fixed_point(
+    fun: Callable[..., Any], x0: Any, *args: Any, tolerance: float = 1e-6, max_steps: int = 1000
+) -> tuple[Any, SolveInfo]:
+    """Solve `x = fun(x, *args)` by iteration, and differentiate the solution implicitly.
+
+    The iteration converges where `fun` is a contraction; elsewhere use `root`.
+
+    Args:
+        fun: The function. Its output is like its first argument. Its solution can be differentiated in `args` and in
+            what `fun` closes over, forwards and backwards, any number of times.
+        x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
+        *args: The other arguments.
+        tolerance: Stop when no number changes by more than this.
+        max_steps: Stop after so many steps. Look at `info.error` if they may not do.
+
+    Returns:
+        `(x, info)`: the solution, like `x0`, and a `SolveInfo`.
+
+    Raises:
+        NonDifferentiableOutputError: The output of `fun` is not like `x0`.
+        NonDifferentiablePrimalError: `x0` is not floating-point.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import liftax as lx
+        >>> def sqrt(a):  # Heron
+        ...     return lx.fixed_point(lambda x, a: 0.5 * (x + a / x), jnp.ones_like(a), a)[0]
+        >>> print(f"{sqrt(4.0):.4f} {jax.grad(sqrt)(4.0):.4f}")
+        2.0000 0.2500
+    """
+    _check("fixed_point", fun, x0)
+
+    def residual(x: Any) -> Any:
+        return jax.tree.map(jnp.subtract, _alike(fun(x, *args), x, "fixed_point"), x)
+
+    def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
+        return jax.tree.map(jnp.add, x, fx)
+
+    return _solve(residual, step, x0, tolerance, max_steps)
+
+
+def root(
+    fun: Callable[..., Any], x0: Any, *args: Any, tolerance: float = 1e-6, max_steps: int = 50
+) -> tuple[Any, SolveInfo]:
+    """Solve `fun(x, *args) = 0` by Newton's method, and differentiate the solution implicitly.
+
+    Args:
+        fun: The function; see `fixed_point`.
+        x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
+        *args: The other arguments.
+        tolerance: Stop when no number in the output of `fun` is larger than this.
+        max_steps: Stop after so many steps. Look at `info.error` if they may not do.
+
+    Returns:
+        `(x, info)`: the solution, like `x0`, and a `SolveInfo`.
+
+    Raises:
+        NonDifferentiableOutputError: The output of `fun` is not like `x0`.
+        NonDifferentiablePrimalError: `x0` is not floating-point.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import liftax as lx
+        >>> def cube_root(a):
+        ...     return lx.root(lambda x: x**3 - a, jnp.ones_like(a))[0]
+        >>> print(f"{cube_root(8.0):.4f} {jax.grad(cube_root)(8.0):.4f}")
+        2.0000 0.0833
+    """
+    _check("root", fun, x0)
+
+    def residual(x: Any) -> Any:
+        return _alike(fun(x, *args), x, "root")
+
+    def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
+        return jax.tree.map(jnp.subtract, x, _linear_solve(lambda v: jax.jvp(f, (x,), (v,))[1], fx))
+
+    return _solve(residual, step, x0, tolerance, max_steps)
+
+
+def _solve(
+    residual: Callable[[Any], Any], step: Callable[..., Any], x0: Any, tolerance: float, max_steps: int
+) -> tuple[Any, SolveInfo]:
+    def solve(f: Callable[[Any], Any], x0: Any) -> tuple[Any, tuple[Any, Any]]:
+        def unfinished(state: Any) -> Any:
+            steps, _, _, error = state
+            return (steps < max_steps) & ~(error <= tolerance)
+
+        def advance(state: Any) -> Any:
+            steps, x, fx, _ = state
+            x = step(f, x, fx)
+            fx = f(x)
+            return steps + 1, x, fx, _size(fx)
+
+        fx = f(x0)
+        steps, x, _, error = jax.lax.while_loop(unfinished, advance, (0, x0, fx, _size(fx)))
+        return x, (steps.astype(float), error)  # JAX takes no integers here
+
+    x0 = jax.tree.map(jnp.asarray, x0)
+    x, info = jax.lax.custom_root(residual, x0, solve, _linear_solve, has_aux=True)
+    steps, error = jax.lax.stop_gradient(info)
+    return x, SolveInfo(steps.astype(int), error)
+
+
+def _linear_solve(matvec: Callable[[Any], Any], b: Any) -> Any:
+    def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
+        return gmres(matvec, b, tol=1e-7, maxiter=20)[0]
+
+    # gmres by itself can't be transposed: its tolerance depends on b outside of its own custom_linear_solve (JAX 0.12)
+    return jax.lax.custom_linear_solve(matvec, b, solve=solve, transpose_solve=solve)
+
+
+def _size(tree: Any) -> Any:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0).astype(float) for x in jax.tree.leaves(tree)]))
+
+
+def _check(what: str, fun: Any, x0: Any) -> None:
+    demand_callable(fun, what)
+    check_float_primals((x0,), ["x0"], what)
+
+
+def _alike(out: Any, x: Any, what: str) -> Any:
+    if found := tree_mismatch(x, out):
+        raise NonDifferentiableOutputError(
+            f"{what} needs a function whose output is like its first argument{found.path and ' at '}{found.path}: "
+            f"expected {found.expected}, got {found.got}."
+        )
+    return out

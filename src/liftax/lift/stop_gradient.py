@@ -1,0 +1,76 @@
+"""Constant variables: run a part of a model with chosen collections held fixed.
+
+    stop_gradient : (Module -> a -> b) -> Module -> a -> b
+
+`jax.lax.stop_gradient` on the variables that the function sees, and on nothing else: derivatives in the arguments and
+in all other variables stay.
+
+Source: `jax.lax.stop_gradient`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from liftax.ad.checks import explain_arity
+from liftax.core.pack import unbind
+from liftax.lift.checks import check_filters, check_streams
+from liftax.typing import Filter
+
+
+def stop_gradient(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *args: Any,
+    stopped: Filter = True,
+    variables: Filter = True,
+    rngs: Filter = True,
+    **kwargs: Any,
+) -> Any:
+    """Run a function of a module whose variables are constants to every derivative.
+
+    For target networks, frozen features, and critics that only judge. For a value use `jax.lax.stop_gradient`.
+
+    Args:
+        fn: Called as `fn(mdl, *args, **kwargs)`.
+        mdl: The target: a bound Module, a Scope, or a tree of these.
+        *args: Its arguments; derivatives in them stay.
+        stopped: The collections whose variables are constants: a filter. What `fn` creates or writes while it runs is
+            no constant.
+        variables: The other collections that `fn` may use.
+        rngs: The rng streams that `fn` may use.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Judged(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         y = self.param('scale', nn.initializers.ones, ()) * x
+        ...         return nn.stop_gradient(lambda critic, y: critic(y), nn.Dense(1), y).sum()
+        >>> variables = {'params': {'scale': 2.0, 'Dense_0': {'kernel': jnp.ones((1, 1)), 'bias': jnp.zeros(1)}}}
+        >>> grads = jax.grad(Judged().apply)(variables, jnp.array([3.0]))['params']
+        >>> print(grads['scale'], grads['Dense_0']['bias'])
+        3.0 [0.]
+    """
+    packed = unbind(mdl, (stopped, variables), rngs, "stop_gradient")
+    check_streams(packed, rngs, "stop_gradient")
+    check_filters(packed, "stop_gradient", stopped=stopped, variables=variables)
+    with packed.bind((jax.lax.stop_gradient(packed.groups[0]), packed.groups[1]), packed.keys) as inner:
+        try:
+            out = fn(inner.target, *args, **kwargs)
+        except TypeError as error:
+            explain_arity(fn, (inner.target, *args), kwargs, error, "stop_gradient")
+            raise
+        state = inner.collect()
+    packed.commit(state)
+    check_filters(packed, "stop_gradient", state, stopped=stopped, variables=variables)
+    return out
