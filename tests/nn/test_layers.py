@@ -17,7 +17,7 @@ from liftax import errors, nn
 
 KEY = jax.random.key(3)
 X = jnp.asarray(np.sin(np.arange(12.0)).reshape(4, 3), jnp.float32)
-LAYERS = ["Dense", "Embed", "LayerNorm", "BatchNorm", "Dropout", "Sequential"]
+LAYERS = ["Dense", "Embed", "LayerNorm", "RMSNorm", "InstanceNorm", "BatchNorm", "Dropout", "Sequential"]
 
 
 class Outer(nn.Module):
@@ -111,6 +111,14 @@ ERRORS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("layer-norm-scalar", lambda: run(nn.LayerNorm(), 1.0), ValueError, r"/inner \(LayerNorm\).*no axis -1"),
     ("layer-norm-axes", lambda: run(nn.LayerNorm(feature_axes=(0, 2)), X), ValueError, r"no axis 2.*feature_axes"),
     ("layer-norm-features", lambda: applied_to_5(nn.LayerNorm()), errors.ScopeParamShapeError, "scale.*/inner"),
+    ("rms-norm-scalar", lambda: run(nn.RMSNorm(), 1.0), ValueError, r"/inner \(RMSNorm\).*no axis -1"),
+    ("rms-norm-features", lambda: applied_to_5(nn.RMSNorm()), errors.ScopeParamShapeError, "scale.*/inner"),
+    (
+        "instance-norm-batch",
+        lambda: run(nn.InstanceNorm(feature_axes=-2), X),
+        ValueError,
+        r"/inner \(InstanceNorm\).*feature_axes=-2 names the first axis",
+    ),
     ("batch-norm-axis", lambda: run(nn.BatchNorm(True, axis=-3), X), ValueError, r"/inner \(BatchNorm\).*no axis -3"),
     ("batch-norm-mode", lambda: run(nn.BatchNorm(), X), ValueError, "use_running_average"),
     (

@@ -270,6 +270,18 @@ CASES = [
     Case("batch-norm-axes", norm("BatchNorm", axis=(-1, 1)), numbers(4, 2, 3), TRAIN, rounded=ONE_CAST),
     Case("batch-norm-no-bias", lambda lib, dtype: lib.BatchNorm(use_bias=False), call=TRAIN, rounded=ONE_CAST),
     Case("batch-norm-no-scale", lambda lib, dtype: lib.BatchNorm(use_scale=False), call=TRAIN, rounded=ONE_CAST),
+    Case("rms-norm", lambda lib, dtype: lib.RMSNorm(scale_init=BIAS), rounded=("grads", "out")),
+    Case(
+        "rms-norm-mask", lambda lib, dtype: lib.RMSNorm(scale_init=BIAS), call={"mask": MASK}, rounded=("grads", "out")
+    ),
+    Case("instance-norm", norm("InstanceNorm"), numbers(2, 4, 3), rounded=ONE_CAST),
+    Case(
+        "instance-norm-two-pass",
+        norm("InstanceNorm", use_fast_variance=False),
+        numbers(2, 4, 3),
+        dtypes=("float32",),
+        rounded=ONE_DIFFERENCE,
+    ),
     Case("dropout", lambda lib, dtype: lib.Dropout(0.4, deterministic=False)),
     Case(
         "dropout-broadcast",

@@ -75,7 +75,7 @@ from liftax.nn.combinators import Sequential
 from liftax.nn.embed import Embed
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
-from liftax.nn.normalization import LayerNorm
+from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
 from liftax.nn.stochastic import Dropout
 
 __all__ = [
@@ -85,11 +85,13 @@ __all__ = [
     "Dropout",
     "Embed",
     "FrozenDict",
+    "InstanceNorm",
     "InterceptorContext",
     "LayerNorm",
     "LogicallyPartitioned",
     "Module",
     "Partitioned",
+    "RMSNorm",
     "RulesFallback",
     "Sequential",
     "Variable",
