@@ -76,7 +76,7 @@ def test_a_parent_and_its_child_as_targets_at_once():
 def test_a_module_from_elsewhere_shows_under_its_field():
     def body(self, x):
         outer = Outer(nn.Dense(3, name="shared"))
-        y, vjp_fn = nn.vjp(lambda mdl, x: mdl(x).sum(), outer, x)
+        _, vjp_fn = nn.vjp(lambda mdl, x: mdl(x).sum(), outer, x)
         variables_ct, x_ct = vjp_fn(1.0)
         ones = jax.tree.map(jnp.ones_like, variables_ct)
         _, y_t = nn.jvp(lambda mdl, x: mdl(x).sum(), outer, (x,), (x,), ones)
@@ -212,3 +212,13 @@ def test_frozen_variables_are_accepted_and_kept():
     frozen = nn.FrozenDict({"params": {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}})
     ct, _ = Through(lambda self, x: nn.vjp(call, nn.Dense(2), x)[1](jnp.ones(2))).apply(frozen, X)
     np.testing.assert_array_equal(ct["params"]["bias"], np.ones(2))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("change", [lambda y: y.sum(-1), lambda y: y.astype(jnp.float16), lambda y: (y, y)])
+def test_a_forward_rule_with_another_output_is_an_error(wrap, change):
+    rule = nn.custom_vjp(call, lambda mdl, x: (change(mdl(x)), x), lambda x, ct: (None, x))
+    model = Through(lambda self, x: rule(nn.Dense(2), x))
+    variables = model.init(KEY, X)
+    with pytest.raises(errors.CustomRuleError, match="forward_fn returns another output"):
+        wrap(lambda x: jax.vjp(lambda x: model.apply(variables, x), x)[0])(X)

@@ -91,12 +91,14 @@ def explain_arity(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as mismatch:
-        name = getattr(fun, "__qualname__", None) or repr(fun)
+        name = getattr(fun, "__qualname__", None) or type(fun).__name__
         given = [f"{len(args)} positional argument{'s' * (len(args) != 1)}", *(f"{k}=…" for k in kwargs)]
+        remedy = "bind everything else first (functools.partial or a lambda)."
+        if args and hasattr(args[0], "scope"):  # a lifted transform hands the module over
+            remedy = "let the module be its first parameter, fn(mdl, x)."
         raise ArityError(
             f"{what} calls {name}{signature} with {', '.join(given)}, which does not fit: {mismatch}. "
-            f"Give {what} one primal for each positional argument, and bind everything else first "
-            f"(functools.partial or a lambda)."
+            f"Give {what} one primal for each positional argument, and {remedy}"
         ) from error
 
 

@@ -158,8 +158,8 @@ def _check_variables(variables: Any, owner: str) -> None:
     for col, tree in variables.items():
         if not isinstance(tree, Mapping):
             raise errors.ApplyScopeInvalidVariablesTypeError(
-                f"{owner}: the collection {col!r} is a {type(tree).__name__}. Expected a nested mapping of arrays, as "
-                "init returns it."
+                f"{owner}: the collection {col!r} is no mapping but a {type(tree).__name__}. Expected collections "
+                "of nested mappings, as init returns them; parameters alone are passed as {'params': params}."
             )
     params = variables.get("params")
     if isinstance(params, Mapping) and "params" in params:

@@ -104,7 +104,7 @@ def custom_vjp(
         check_primals(diff, "custom_vjp")
         constants, rebuild = _split(({i: args[i - 1] for i in fixed}, kwargs))
         types = jax.tree.map(_type, (packed.groups[0], diff))
-        keys_written: list[Any] = []
+        seen: list[Any] = []  # what fn returned and wrote: forward_fn has to do the same
 
         def run(function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any) -> Any:
             nondiff, kwargs = rebuild(constants)
@@ -117,12 +117,6 @@ def custom_vjp(
                     explain_arity(function, (inner.target, *args), kwargs, error, "custom_vjp")
                     raise
                 state = inner.collect()
-            keys_written.append([sorted(w) for w in state.written])
-            if keys_written[-1] != keys_written[0]:
-                raise errors.CustomRuleError(
-                    f"custom_vjp at {packed.roots[0].path_text}: fn and forward_fn write different variables: "
-                    f"{_listed(keys_written[0])} and {_listed(keys_written[-1])}. Let both do the same to the state."
-                )
             return out, state
 
         def forward(*primals: Any) -> Any:
@@ -134,6 +128,8 @@ def custom_vjp(
                         "gives no cotangent to keyword arguments and nondiff_argnums. Pass it by position and outside "
                         "nondiff_argnums, or through jax.lax.stop_gradient."
                     )
+            if not seen:  # JAX runs fn where nothing is differentiated, and forward_fn alone where something is
+                jax.eval_shape(function, wrt, others, keys, diff, constants)
             out, state = run(forward_fn, wrt, others, keys, diff, constants)
             if any(_compat.escaped(x) for x in jax.tree.leaves((out, state))):
                 raise _closed_over(packed)
@@ -142,6 +138,7 @@ def custom_vjp(
                 who="forward_fn",
                 remedy="return (output, ()) if the backward rule needs nothing",
             )  # fmt: skip
+            _check_alike(seen[0], jax.tree.map(_type, (out, state.written)), packed)
             return (out, state.written), (_split(residuals), constants)
 
         def backward(saved: Any, cotangents: Any) -> Any:
@@ -166,6 +163,7 @@ def custom_vjp(
 
         def function(*primals: Any) -> Any:
             out, state = run(fn, *primals)
+            seen[:] = [jax.tree.map(_type, (out, state.written))]
             return out, state.written
 
         created: tuple[dict[Path, Any], ...] = tuple({} for _ in packed.roots)
@@ -175,7 +173,6 @@ def custom_vjp(
             packed.include(first, grad_vars)
             created = first.created
             types = jax.tree.map(_type, (packed.groups[0], diff))
-            keys_written.clear()
         rule = jax.custom_vjp(function)
         rule.defvjp(forward, backward, symbolic_zeros=True)
         try:
@@ -358,6 +355,26 @@ def _closed_over(packed: Packed) -> errors.DroppedGradientError:
         "and the rule gives cotangents to its arguments and to the variables of its target alone. Pass the value by "
         "position, or make the module that it comes from a part of the target: rule((mdl, other), x)."
     )
+
+
+def _check_alike(expected: Any, got: Any, packed: Packed) -> None:
+    """Raise `CustomRuleError` unless `forward_fn` returned and wrote what `fn` did, in structure, shapes and dtypes."""
+    if expected == got:
+        return
+    (out, written), (forward_out, forward_written) = expected, got
+    where = f"custom_vjp at {packed.roots[0].path_text}"
+    keys, forward_keys = ([sorted(w) for w in ws] for ws in (written, forward_written))
+    if keys != forward_keys:
+        raise errors.CustomRuleError(
+            f"{where}: fn and forward_fn write different variables: {_listed(keys)} and {_listed(forward_keys)}. Let "
+            "both do the same to the state."
+        )
+    found = tree_mismatch(out, forward_out, any_for_float0=False) or tree_mismatch(written, forward_written)
+    if found:
+        raise errors.CustomRuleError(
+            f"{where}: forward_fn returns another output{found.path} than fn does: expected {found.expected}, got "
+            f"{found.got}. The first of the pair (output, residuals) is what fn returns."
+        )
 
 
 def _listed(keys: Sequence[Sequence[Path]]) -> str:
