@@ -179,6 +179,6 @@ def vjp(
     except TypeError as error:
         explain_arity(fun, primals, {}, error)
         if has_aux:
-            demand_pair(jax.eval_shape(fun, *primals), "vjp")
+            jax.eval_shape(lambda *args: demand_pair(fun(*args), "vjp") and None, *primals)
         raise
     return primals_out, VjpFn(jax_vjp), *aux
