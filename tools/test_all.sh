@@ -2,12 +2,14 @@
 # Run the whole suite, the long sweep included, on every supported Python that this machine has.
 #
 # Each interpreter gets an environment of its own in .venvs/ and the JAX that pip resolves there: the oldest that liftax
-# serves on 3.11 (constraints.txt pins it), the newest release elsewhere. Arguments go to pytest.
+# serves on 3.11 (constraints.txt pins it), the newest release elsewhere. Arguments go to pytest; ONLY='3.11 3.13' chooses
+# among the interpreters.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 supported='^3\.1[123] '
 interpreters=$(tools/pythons.sh | grep -E "$supported" || true)
+if [ -n "${ONLY:-}" ]; then interpreters=$(grep -E "^(${ONLY// /|}) " <<<"$interpreters" || true); fi
 if [ -z "$interpreters" ]; then
   echo "test-all: none of Python 3.11, 3.12, 3.13 was found (see tools/pythons.sh)" >&2
   exit 1
