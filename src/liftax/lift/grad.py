@@ -170,6 +170,6 @@ def _value_and_grad(
     value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, wrt):
         value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
-    packed.commit(state)
     check_filters(packed, what, state, vjp_variables=wrt, variables=variables)
+    packed.commit(state)
     return (value, aux) if has_aux else value, layout(vjp_fn(jnp.ones_like(value)))

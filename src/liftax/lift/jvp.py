@@ -99,8 +99,8 @@ def jvp(
         out, out_t, (aux, state) = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     elif maybe_new:
         _completed(packed, given, unknown_is_error=True)
-    packed.commit(state)
     check_filters(packed, "jvp", state, variable_tangents=named, variables=variables)
+    packed.commit(state)
     return (out, out_t, aux) if has_aux else (out, out_t)
 
 

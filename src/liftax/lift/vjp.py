@@ -106,8 +106,8 @@ def vjp(
     out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, vjp_variables):
         out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
-    packed.commit(state)
     check_filters(packed, "vjp", state, vjp_variables=vjp_variables, variables=variables)
+    packed.commit(state)
     vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view))
     return (out, vjp_fn, aux) if has_aux else (out, vjp_fn)
 
