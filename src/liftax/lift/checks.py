@@ -29,7 +29,7 @@ def check_filters(packed: Packed, what: str, state: State | None = None, **given
         for scope in packed.roots:
             known |= scope.store.collections()
             creatable = creatable or scope.store.flags.get("initializing", False)
-        for created in state.created if state else ():
+        for created in (*packed.included, *state.created) if state else ():
             known |= {key[0] for key in created}
         if state is not None or not creatable:
             filters.check_known(filter_, known, argument, what, packed.roots[0].path_text)
