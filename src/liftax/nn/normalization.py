@@ -102,7 +102,7 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     r"""Divide each example by its own root mean square.
 
-    $$y = \frac{x}{\sqrt{\mathrm{mean}(|x|^2) + \epsilon}} \odot \gamma$$
+    $$y = \frac{x}{\sqrt{\mathrm{mean}(\lvert x \rvert^2) + \epsilon}} \odot \gamma$$
 
     The mean is over `reduction_axes`.
 
