@@ -8,20 +8,25 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
+import jax._src.core  # `jax.extend.core` has the same, and imports Pallas: as much time as liftax in all
 import jax.core
-import jax.extend.core
 import jax.interpreters.ad
 import jax.interpreters.batching
 import jax.interpreters.mlir
 import jax.interpreters.partial_eval
-from jax.extend.core import Primitive
 
 from liftax.errors import LazyInitError
 
 __all__ = ["Primitive", "bound_axis_names", "is_tracer", "linear_in_first", "trace_state", "vjp_outputs"]
 
-trace_state: Callable[[], Any] = jax.extend.core.get_opaque_trace_state
-"""Return an object that equals another one if and only if both were made under the same trace. JAX 0.10 to 0.12."""
+Primitive = jax._src.core.Primitive
+"""What JAX traces, transforms and compiles. `jax.extend.core.Primitive` in JAX 0.10 to 0.12."""
+
+trace_state: Callable[[], Any] = jax._src.core.get_opaque_trace_state
+"""Return an object that equals another one if and only if both were made under the same trace.
+
+`jax.extend.core.get_opaque_trace_state` in JAX 0.10 to 0.12.
+"""
 
 
 def is_tracer(x: Any) -> bool:
@@ -31,6 +36,8 @@ def is_tracer(x: Any) -> bool:
 
 def bound_axis_names() -> tuple[Hashable, ...]:
     """Return the named axes in whose scope the caller runs, for error texts alone. JAX 0.10 to 0.12."""
+    import jax.extend.core  # on demand: see the head of this file
+
     names = jax.extend.core.unsafe_get_axis_names_DO_NOT_USE()  # type: ignore[attr-defined]
     return tuple(names)
 
@@ -112,7 +119,7 @@ def known_zero(x: Any) -> bool | None:
         return None
     operands = getattr(equation, "in_tracers", ())
     literal = [getattr(o, "val", o) for o in operands]
-    spelled = getattr(equation, "primitive", None) is jax.extend.core.primitives.broadcast_in_dim_p
+    spelled = str(getattr(equation, "primitive", None)) == "broadcast_in_dim"
     return bool(spelled and len(literal) == 1 and getattr(literal[0], "val", None) == 0)
 
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import gmres
 
 from liftax.ad.checks import check_float_primals, demand_callable, tree_mismatch
 from liftax.errors import NonDifferentiableOutputError
@@ -137,6 +136,8 @@ def _solve(
 
 
 def _linear_solve(matvec: Callable[[Any], Any], b: Any) -> Any:
+    from jax.scipy.sparse.linalg import gmres  # on demand: it imports SciPy's special functions
+
     def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
         return gmres(matvec, b, tol=1e-7, maxiter=20)[0]
 
