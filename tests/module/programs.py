@@ -1404,12 +1404,15 @@ def equality_and_hash(nn: Any) -> Any:
 
 @script
 def static_argument_of_jit(nn: Any) -> Any:
+    traces = []
+
     @functools.partial(jax.jit, static_argnums=0)
     def run(model, variables, x):
+        traces.append(model.features)
         return model.apply(variables, x)
 
-    model = nn.Dense(3)
-    return run(nn.Dense(3), model.init(KEYS["params"], X), X), run._cache_size()
+    variables = nn.Dense(3).init(KEYS["params"], X)
+    return run(nn.Dense(3), variables, X), run(nn.Dense(3), variables, X), traces
 
 
 @script
