@@ -59,6 +59,14 @@ class MappedAxisError(LiftaxError, ValueError):
     """The axes over which a lifted `vmap` or `scan` maps don't fit: their sizes differ, or nothing tells the size."""
 
 
+class ShardingError(LiftaxError, ValueError):
+    """What a lifted `shard_map` is told about the layout of a value does not fit it, or there is no mesh."""
+
+
+class CarryError(LiftaxError, ValueError):
+    """The carry of a recurrent layer does not have the structure, shape or dtype that its cell works with."""
+
+
 class ControlFlowError(LiftaxError, ValueError):
     """A loop or a branch changes which variables there are, which JAX can't carry along."""
 

@@ -27,6 +27,13 @@ Higher derivatives: `reduce` is what `jax.lax.psum` is over the axes in question
 its own transpose (every example has its own copy of the sum, and each copy's cotangent counts). Differentiating
 through it thus gives what differentiating through a `psum` written by hand gives.
 
+Under `jax.shard_map` JAX itself keeps the books: the type of a value says over which axes of the mesh it varies, a
+value that does not is cast where it meets one that does, and the transpose of the cast is a `psum`. A cotangent has the
+type of its primal, so it is summed over each axis of the mesh, named or not; to name it asks for what happens anyway,
+and sets no mark. For the gradient of one device cast first: `jax.lax.pcast(p, axis, to='varying')`. With
+`check_vma=False` there are no such types: each device gets its own cotangent, and which primals vary is known to no
+one, so naming the axis is an error.
+
 One mapping can't be seen: a `cond` whose predicate is mapped becomes a select, for which JAX broadcasts every operand
 first. A primal of a `vjp` *inside* such a branch varies over the axis, and its cotangent stays per example.
 
@@ -46,7 +53,9 @@ from liftax.typing import AxisName, PyTree
 
 
 def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") -> tuple[AxisName, ...]:
-    """Return the axis names in `reduce_axes`, each of which is bound by a `jax.vmap` around the caller.
+    """Return the axis names in `reduce_axes` to set marks for: those of `jax.vmap`s around the caller.
+
+    Axes of a mesh that `jax.shard_map` runs over may be named too, and need no mark.
 
     Args:
         reduce_axes: One axis name as a string, or a sequence or set of axis names.
@@ -56,7 +65,8 @@ def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") 
         The names, each once.
 
     Raises:
-        ReduceAxesError: A name is not bound, is bound by `shard_map`, or `reduce_axes` holds no names at all.
+        ReduceAxesError: A name is not bound, is bound by `shard_map` with `check_vma=False`, or `reduce_axes` holds no
+            names at all.
     """
     if isinstance(reduce_axes, str):
         names: Sequence[Any] = (reduce_axes,)
@@ -67,9 +77,7 @@ def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") 
             f"{what} got reduce_axes={reduce_axes!r} of type {type(reduce_axes).__name__}, expected axis names. "
             "Write a name or a sequence of names, such as reduce_axes=('batch',)."
         )
-    for name in names:
-        _check_axis(name, what)
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(name for name in names if not _is_summed_by_jax(name, what)))
 
 
 def mark(tree: PyTree, axes: tuple[AxisName, ...]) -> PyTree:
@@ -85,7 +93,7 @@ def _is_inexact(x: Any) -> bool:
     return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
-def _check_axis(name: Any, what: str) -> None:
+def _is_summed_by_jax(name: Any, what: str) -> bool:
     if name is None or isinstance(name, bool) or not isinstance(name, Hashable):
         raise ReduceAxesError(
             f"{what} got {name!r} of type {type(name).__name__} in reduce_axes, expected the name of an axis. "
@@ -100,11 +108,15 @@ def _check_axis(name: Any, what: str) -> None:
             f"{', '.join(bound) or 'none'}.{nearest(str(name), map(str, _compat.bound_axis_names()))} Call {what} "
             f"in a function under jax.vmap(..., axis_name={name!r}), or leave the name out of reduce_axes."
         ) from None
-    if name in jax.sharding.get_abstract_mesh().manual_axes:
-        raise ReduceAxesError(
-            f"{what} got reduce_axes with {name!r}, an axis of a mesh that jax.shard_map runs over. Only axes of "
-            f"jax.vmap are reduced so far. Leave the name out and sum by hand: jax.lax.psum(ct, {name!r})."
-        )
+    if name not in jax.sharding.get_abstract_mesh().manual_axes:
+        return False
+    if name in jax.typeof(jax.lax.axis_index(name)).manual_axis_type.varying:  # type: ignore[union-attr]
+        return True
+    raise ReduceAxesError(
+        f"{what} got reduce_axes with {name!r}, an axis of a mesh that shard_map runs over with check_vma=False: "
+        "without the types that it checks, nothing says which values vary over the axis. Leave check_vma=True, or "
+        f"leave the name out, which gives the cotangent of each device, and sum by hand: jax.lax.psum(ct, {name!r})."
+    )
 
 
 def _unresolved(ct: Any, like: Any, *, axes: tuple[AxisName, ...]) -> Any:

@@ -6,7 +6,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -136,14 +136,27 @@ def get_sharding(tree: Any, mesh: Mesh) -> Any:
 
 
 def constrain(x: Any, spec: PartitionSpec, mesh: Mesh | None = None) -> Any:
-    """Lay `x` out by `spec`, over `mesh` or the mesh in use; return `x` as it is if there is none."""
-    in_use = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    """Lay `x` out by `spec`, over `mesh` or the mesh in use; return `x` as it is if there is none.
+
+    Inside `shard_map`, axes that are mapped over are settled already, and only the others constrain.
+    """
+    context = jax.sharding.get_abstract_mesh()
+    if context.manual_axes:
+        spec, mesh = _without(spec, context.manual_axes), None
+        if not any(spec):
+            return x
+    in_use = context if mesh is None else mesh
     if in_use.empty:
         return x
     sharding = spec if mesh is None else NamedSharding(mesh, spec)
     if in_use.are_all_axes_explicit:
         return jax.sharding.reshard(x, sharding)
     return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _without(spec: PartitionSpec, axes: Collection[Any]) -> PartitionSpec:
+    kept = (tuple(a for a in e if a not in axes) if isinstance(e, tuple | list) else e for e in spec)
+    return PartitionSpec(*(None if e in axes or e == () else e for e in kept))
 
 
 def _spec(x: Any) -> PartitionSpec | None:

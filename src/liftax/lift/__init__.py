@@ -18,6 +18,7 @@ from liftax.lift.linearize import linear_transpose, linearize
 from liftax.lift.loops import remat_scan, while_loop
 from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
 from liftax.lift.scan import broadcast, scan
+from liftax.lift.shard_map import shard_map
 from liftax.lift.stop_gradient import stop_gradient
 from liftax.lift.vjp import vjp
 from liftax.lift.vmap import vmap
@@ -49,6 +50,7 @@ __all__ = [
     "remat_scan",
     "root",
     "scan",
+    "shard_map",
     "stop_gradient",
     "switch",
     "value_and_grad",
