@@ -74,6 +74,7 @@ from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import Sequential
 from liftax.nn.embed import Embed
+from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
 from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
@@ -86,6 +87,7 @@ __all__ = [
     "Dropout",
     "Embed",
     "FrozenDict",
+    "GroupNorm",
     "InstanceNorm",
     "InterceptorContext",
     "LayerNorm",

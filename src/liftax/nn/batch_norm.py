@@ -17,6 +17,7 @@ from liftax.nn.initializers import ones_init, zeros_init
 from liftax.nn.location import place
 from liftax.nn.statistics import (
     canonical_axes,
+    checked_mask,
     config_of,
     normalized,
     normalized_and_moved,
@@ -111,7 +112,8 @@ class BatchNorm(Module):
             An array of the shape of `x`.
 
         Raises:
-            ValueError: `use_running_average` is given twice or not at all, or `x` does not have the axis `axis`.
+            ValueError: `use_running_average` is given twice or not at all, `x` does not have the axis `axis`,
+                or the shape of `mask` does not broadcast to that of `x`.
             ScopeParamShapeError: parameters or running averages were made for another number of features.
             ModifyScopeVariableError: in training, `batch_stats` is not mutable.
         """
@@ -131,6 +133,7 @@ class BatchNorm(Module):
                     f"{x.shape} with axis={self.axis} expects {shape}. Were the variables made for inputs of another "
                     "size?"
                 )
+        mask = checked_mask(self, mask, x)
         scale, bias = scale_and_bias(self, x, feature_axes)
         config = config_of(self, reduction_axes, feature_axes)
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax.module import Module, compact
 from liftax.nn.initializers import ones_init, zeros_init
 from liftax.nn.location import place
-from liftax.nn.statistics import Axes, canonical_axes, config_of, normalized, scale_and_bias
+from liftax.nn.statistics import Axes, canonical_axes, checked_mask, config_of, normalized, scale_and_bias
 from liftax.typing import Array, Initializer
 
 __all__ = ["InstanceNorm", "LayerNorm", "RMSNorm"]
@@ -89,14 +89,17 @@ class LayerNorm(Module):
             An array of the shape of `x`.
 
         Raises:
-            ValueError: `x` does not have the axes that are named.
+            ValueError: `x` does not have the axes that are named, or the shape of `mask` does not broadcast to that
+                of `x`.
             ScopeParamShapeError: `scale` or `bias` was made for features of another size.
         """
         x = x if isinstance(x, jax.Array) else jnp.asarray(x)
         reduction_axes = canonical_axes(self, "reduction_axes", self.reduction_axes, x)
         feature_axes = canonical_axes(self, "feature_axes", self.feature_axes, x)
         scale, bias = scale_and_bias(self, x, feature_axes)
-        return normalized(x, scale, bias, mask, config=config_of(self, reduction_axes, feature_axes))
+        return normalized(
+            x, scale, bias, checked_mask(self, mask, x), config=config_of(self, reduction_axes, feature_axes)
+        )
 
 
 class RMSNorm(Module):
@@ -158,7 +161,7 @@ class RMSNorm(Module):
         shape = tuple(x.shape[i] for i in feature_axes)
         scale = self.param("scale", self.scale_init, shape, self.param_dtype) if self.use_scale else None
         config = config_of(self, reduction_axes, feature_axes, use_mean=False)
-        return normalized(x, scale, None, mask, config=config)
+        return normalized(x, scale, None, checked_mask(self, mask, x), config=config)
 
 
 class InstanceNorm(Module):
@@ -231,4 +234,6 @@ class InstanceNorm(Module):
             )
         reduction_axes = tuple(i for i in range(1, x.ndim) if i not in feature_axes)
         scale, bias = scale_and_bias(self, x, feature_axes)
-        return normalized(x, scale, bias, mask, config=config_of(self, reduction_axes, feature_axes))
+        return normalized(
+            x, scale, bias, checked_mask(self, mask, x), config=config_of(self, reduction_axes, feature_axes)
+        )

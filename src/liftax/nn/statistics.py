@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
@@ -73,8 +74,22 @@ def scale_and_bias(module: Any, x: Array, feature_axes: tuple[int, ...]) -> tupl
     return scale, bias
 
 
+def checked_mask(module: Module, mask: ArrayLike | None, x: Array) -> Array | None:
+    """Return `mask` as Booleans, of a shape that broadcasts to that of `x`."""
+    if mask is None:
+        return None
+    found = mask if isinstance(mask, jax.Array) else jnp.asarray(mask)
+    sizes = zip(reversed(found.shape), reversed(x.shape), strict=False)
+    if found.ndim > x.ndim or any(size not in (1, full) for size, full in sizes):
+        raise ValueError(
+            f"{place(module)} got a mask of shape {found.shape}, expected one that broadcasts to the shape of the "
+            f"input, {x.shape}. The mask is True for each element of the input that counts in the statistics."
+        )
+    return cast(found, bool)
+
+
 @traced_once
-def normalized(x: Array, scale: Array | None, bias: Array | None, mask: ArrayLike | None, *, config: Config) -> Array:
+def normalized(x: Array, scale: Array | None, bias: Array | None, mask: Array | None, *, config: Config) -> Array:
     """Normalize `x` by its own statistics."""
     return _normalize(x, _statistics(x, mask, config), scale, bias, config)
 
@@ -94,7 +109,7 @@ def normalized_and_moved(
     x: Array,
     scale: Array | None,
     bias: Array | None,
-    mask: ArrayLike | None,
+    mask: Array | None,
     mean: Array,
     var: Array,
     *,
@@ -124,7 +139,7 @@ class _Statistics(NamedTuple):
     centered: Array | None = None
 
 
-def _statistics(x: Array, mask: ArrayLike | None, config: Config) -> _Statistics:
+def _statistics(x: Array, mask: Array | None, config: Config) -> _Statistics:
     """Take the mean and the variance of `x` over the reduced axes, and over `axis_name` where there is one."""
     axes, axis_name = config.reduction_axes, config.axis_name
     dtype = dtypes.canonicalize_dtype(x) if config.dtype is None else config.dtype
@@ -135,7 +150,7 @@ def _statistics(x: Array, mask: ArrayLike | None, config: Config) -> _Statistics
     source = values if exact else x
 
     if mask is not None:
-        mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
+        mask = jnp.broadcast_to(mask, x.shape)
         values = keep(mask, values)
 
     def mean_of(*arrays: Array) -> tuple[Array, ...]:
