@@ -12,10 +12,16 @@ The second derivatives are summed at every step, so that each linear step of the
 half of what the Hessian takes, and memory is that of the widest layer. With the unit vectors as directions the result
 is exact; with random directions whose covariance is the identity it is an unbiased estimate.
 
+What acts on each number alone, as activations do, needs no directions: of `y_j = s(z_j)` the pass keeps two numbers for
+each one, `s'(z_j)` and `s''(z_j)`, along any chain of such steps, and multiplies the directions once at its end,
+
+    dy_ij = s' dz_ij,        ly_j = s' lz_j + s'' sum_i dz_ij^2.
+
 Source: Li et al., "A computational framework for neural network-based variational Monte Carlo with Forward Laplacian",
 Nature Machine Intelligence 6 (2024); Hutchinson, Communications in Statistics 19 (1990).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,11 +81,11 @@ def laplacian(
 
     closed = jax.make_jaxpr(pure)(flat)
     count, treedef, rest_treedef = types[0]
-    zero = jnp.zeros_like(flat)
-    found = _propagate(closed.jaxpr, closed.consts, [(flat, directions, zero)])
-    out = treedef.unflatten([value for value, _, _ in found[:count]])
-    lap = treedef.unflatten([jnp.zeros_like(value) if lap is None else lap for value, _, lap in found[:count]])
-    aux = rest_treedef.unflatten([value for value, _, _ in found[count:]])
+    found = _propagate(closed.jaxpr, closed.consts, [_Dense(flat, directions, None)])
+    values = [_value(x) for x in found]
+    out = treedef.unflatten(values[:count])
+    lap = treedef.unflatten([_laplacian(x) for x in found[:count]])
+    aux = rest_treedef.unflatten(values[count:])
     return (out, lap, aux) if has_aux else (out, lap)
 
 
@@ -154,93 +160,32 @@ def _directions(
 
 # --- the pass over the program ---------------------------------------------------------------------------------------
 
-_LINEAR = frozenset({
-    "add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "cumsum",
-    "dynamic_slice", "expand_dims", "gather", "neg", "pad", "reduce_sum", "real", "imag", "reshape", "rev",
-    "select_n", "slice", "squeeze", "sub", "add", "transpose", "reduce_precision",
+_FLAT = frozenset({
+    "add", "add_any", "sub", "neg", "select_n", "copy", "copy_p", "reduce_precision", "abs", "sign", "floor", "ceil",
+    "round", "max", "min", "clamp", "broadcast_in_dim", "concatenate", "convert_element_type", "cumsum",
+    "dynamic_slice", "expand_dims", "gather", "pad", "reduce_sum", "reduce_max", "reduce_min", "real", "imag",
+    "reshape", "rev", "slice", "split", "squeeze", "transpose",
 })  # fmt: skip
 """Primitives without a second derivative in the operands that can be differentiated."""
 
+_BILINEAR = frozenset({"mul", "dot_general"})
+
 _POINTWISE = frozenset({
     "tanh", "sin", "cos", "tan", "exp", "exp2", "log", "log1p", "expm1", "logistic", "sqrt", "rsqrt", "cbrt",
-    "integer_pow", "square", "erf", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "abs",
-    "erf_inv", "lgamma", "digamma",
+    "integer_pow", "square", "erf", "erfc", "erf_inv", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh",
+    "atanh", "lgamma", "digamma", "abs", "sign", "floor", "ceil", "round", "neg", "add", "add_any", "sub", "mul",
+    "div", "pow", "max", "min", "rem", "atan2", "select_n", "clamp", "copy", "copy_p",
 })  # fmt: skip
-"""Primitives of one operand that act on each number alone."""
+"""Primitives that act on each number alone, as do their derivatives."""
 
-Carried = tuple[Any, Any, Any]
-"""A value, its derivatives along the directions (leading axis), the sum of its second ones; None where constant."""
-
-
-def _propagate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Carried]) -> list[Carried]:
-    """Run `jaxpr` on values that carry derivatives."""
-    env: dict[Any, Carried] = {}
-
-    def read(v: Any) -> Carried:
-        return (v.val, None, None) if hasattr(v, "val") else env[v]
-
-    env.update(zip(jaxpr.constvars, ((c, None, None) for c in consts), strict=True))
-    env.update(zip(jaxpr.invars, args, strict=True))
-    for eqn in jaxpr.eqns:
-        operands = [read(v) for v in eqn.invars]
-        inner = eqn.params.get("jaxpr") if eqn.primitive.name in ("pjit", "jit", "closed_call") else None
-        if inner is not None:
-            results = _propagate(inner.jaxpr, inner.consts, operands)
-        else:
-            results = _step(eqn, operands)
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+_EVALUATED = _POINTWISE | {
+    "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not", "is_finite", "convert_element_type", "nextafter",
+    "reduce_precision", "stop_gradient",
+}  # fmt: skip
+"""Primitives that act on each number alone."""
 
 
-def _step(eqn: Any, operands: Sequence[Carried]) -> list[Carried]:
-    """Apply one equation."""
-    moving = [i for i, (_, d, _) in enumerate(operands) if d is not None]
-    values = [value for value, _, _ in operands]
-
-    def run(*moved: Any) -> list[Any]:
-        full = list(values)
-        for i, x in zip(moving, moved, strict=True):
-            full[i] = x
-        return _compat.run_equation(eqn, full)
-
-    if not moving:
-        return [(y, None, None) for y in run()]
-    point = tuple(values[i] for i in moving)
-    first = tuple(operands[i][1] for i in moving)
-    second = tuple(operands[i][2] for i in moving)
-    name = eqn.primitive.name
-    if name in _POINTWISE:
-        (x,), (dx,), (lx,) = point, first, second
-        dx = dx.dense() if isinstance(dx, _Identity) else dx
-        slope = lambda x: jax.jvp(lambda x: run(x)[0], (x,), (jnp.ones_like(x),))  # noqa: E731
-        (y, d1), (_, d2) = jax.jvp(slope, (x,), (jnp.ones_like(x),))
-        return [(y, d1 * dx, d1 * lx + d2 * jnp.sum(dx * dx, 0))]
-    if name == "dot_general" and isinstance(first[0], _Identity) and (rows := _rows(eqn, moving, values)) is not None:
-        return [(y, rows, ly) for y, ly in zip(*jax.jvp(run, point, second), strict=True)]
-    first = tuple(d.dense() if isinstance(d, _Identity) else d for d in first)
-    if name == "mul" and len(moving) == 2:
-        (a, b), (da, db), (la, lb) = point, first, second
-        return [(a * b, da * b + a * db, la * b + a * lb + 2 * jnp.sum(da * db, 0))]
-    ys, push = jax.linearize(run, *point)
-    dys = jax.vmap(push)(*first)
-    lys = push(*second)
-    if name not in _LINEAR and not (name == "dot_general" and len(moving) == 1) and not _scales(name, moving):
-
-        def curvature(*v: Any) -> list[Any]:
-            return jax.jvp(lambda *p: jax.jvp(run, p, v)[1], point, v)[1]
-
-        extra = jax.vmap(curvature)(*first)
-        lys = [ly if _is_float0(ly) else ly + jnp.sum(e, 0) for ly, e in zip(lys, extra, strict=True)]
-    return [(y, None, None) if _is_float0(ly) else (y, d, ly) for y, d, ly in zip(ys, dys, lys, strict=True)]
-
-
-def _rows(eqn: Any, moving: Sequence[int], values: Sequence[Any]) -> Any:
-    """Return the derivatives of a product of a vector with a constant along the unit vectors: the constant's rows."""
-    contracted, batched = eqn.params["dimension_numbers"]
-    if len(moving) != 1 or batched[0] or len(contracted[0]) != 1:
-        return None
-    other = 1 - moving[0]
-    return jnp.moveaxis(values[other], contracted[other][0], 0).astype(eqn.outvars[0].aval.dtype)
+_INNER = frozenset({"pjit", "jit", "custom_jvp_call"})
 
 
 class _Identity:
@@ -253,10 +198,205 @@ class _Identity:
         return jnp.eye(self.x.size, dtype=self.x.dtype)
 
 
-def _scales(name: str, moving: Sequence[int]) -> bool:
-    """Tell whether this is a product with a constant, or a quotient by one."""
-    return (name == "mul" and len(moving) == 1) or (name == "div" and moving == [0])
+class _Dense:
+    """A value, its derivatives along the directions (leading axis), and the sum of its second ones (None for zero)."""
+
+    slope = bend = None
+
+    def __init__(self, value: Any, directions: Any, second: Any):
+        self.value, self.directions, self.second = value, directions, second
+        self.base = self.dense = self
+
+    @functools.cached_property
+    def first(self) -> Any:
+        return self.directions.dense() if isinstance(self.directions, _Identity) else self.directions
+
+    @functools.cached_property
+    def squares(self) -> Any:
+        if isinstance(self.directions, _Identity):
+            return jnp.ones_like(self.value)
+        return jnp.sum(self.first * self.first, 0)
+
+    def shifted(self, value: Any) -> "_Dense":
+        """Return a value with the same derivatives."""
+        return _Dense(value, self.directions, self.second)
 
 
-def _is_float0(x: Any) -> bool:
-    return x.dtype == jax.dtypes.float0
+class _Chain:
+    """A value that each number of `base` determines alone: its first and second (None for zero) derivative by it."""
+
+    def __init__(self, value: Any, base: _Dense, slope: Any, bend: Any):
+        self.value, self.base, self.slope, self.bend = value, base, slope, bend
+
+    @functools.cached_property
+    def second(self) -> Any:
+        second = None if self.base.second is None else self.slope * self.base.second
+        return second if self.bend is None else _plus(second, self.bend * self.base.squares)
+
+    @functools.cached_property
+    def dense(self) -> _Dense:
+        return _Dense(self.value, self.slope * self.base.first, self.second)
+
+    def shifted(self, value: Any) -> "_Chain":
+        """Return a value with the same derivatives."""
+        return _Chain(value, self.base, self.slope, self.bend)
+
+
+def _propagate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Run `jaxpr` on values of which some carry derivatives."""
+    env: dict[Any, Any] = {}
+
+    def read(v: Any) -> Any:
+        return v.val if hasattr(v, "val") else env[v]
+
+    env.update(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        operands = [read(v) for v in eqn.invars]
+        if eqn.primitive.name in ("pjit", "jit"):
+            inner = eqn.params["jaxpr"]
+            results = _propagate(inner.jaxpr, inner.consts, operands)
+        else:
+            results = _step(eqn, operands)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _step(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    """Apply one equation."""
+    name = eqn.primitive.name
+    moving = [i for i, x in enumerate(operands) if isinstance(x, _Dense | _Chain)]
+    values = [_value(x) for x in operands]
+    if not moving or name == "stop_gradient" or not any(_is_inexact(v.aval) for v in eqn.outvars):
+        return _compat.run_equation(eqn, values)
+
+    def run(*moved: Any) -> list[Any]:
+        full = list(values)
+        for i, x in zip(moving, moved, strict=True):
+            full[i] = x
+        return _compat.run_equation(eqn, full)
+
+    real = all(jnp.isrealobj(values[i]) for i in moving)  # the modulus of complex numbers is curved
+    flat = (name in _FLAT and (real or name not in ("abs", "sign"))) or (
+        len(moving) == 1 and (name in _BILINEAR or (name == "div" and moving == [0]))
+    )
+    chained = _pointwise(eqn, [operands[i] for i in moving], run, flat)
+    if chained is not None:
+        return chained
+    if name == "dot_general" and len(moving) == 1 and (rows := _rows(eqn, operands, moving[0])) is not None:
+        (y,), second = run(values[moving[0]]), operands[moving[0]].second
+        return [_Dense(y, rows, None if second is None else run(second)[0])]
+    return _general(eqn, [operands[i].dense for i in moving], run, flat)
+
+
+def _pointwise(eqn: Any, inputs: Sequence[Any], run: Callable[..., list[Any]], flat: bool) -> list[Any] | None:
+    """Apply an equation that acts on each number of one base alone; None where it does not."""
+    name, base = eqn.primitive.name, inputs[0].base
+    custom = name == "custom_jvp_call"
+    like = jax.typeof(base.value)
+    if (not custom and name not in _POINTWISE) or jnp.iscomplexobj(base.value):
+        return None
+    if any(x.base is not base for x in inputs) or any(not _same_type(v.aval, like) for v in eqn.outvars):
+        return None
+    point = tuple(x.value for x in inputs)
+    if name == "add" and len(inputs) == 1:
+        return [inputs[0].shifted(*run(*point))]
+    slopes = tuple(jnp.ones_like(base.value) if x.slope is None else x.slope for x in inputs)
+    bends = {i: x.bend for i, x in enumerate(inputs) if x.bend is not None}
+
+    def second_order(point: Any, slopes: Any, bends: Any) -> Any:
+        def first_order(point: Any, bent: Any) -> Any:
+            return jax.jvp(run, point, tuple(bent.get(i, slope) for i, slope in enumerate(slopes)))
+
+        (ys, first), (_, second) = jax.jvp(first_order, (point, {i: slopes[i] for i in bends}), (slopes, bends))
+        return ys, first, second
+
+    if not custom:
+        made = zip(*second_order(point, slopes, bends), strict=True)
+        return [_Chain(y, base, slope, None if flat and not bends else bend) for y, slope, bend in made]
+    closed = jax.make_jaxpr(second_order)(point, slopes, bends)
+    if not _is_pointwise(closed.jaxpr, [True] * len(closed.jaxpr.invars), like):
+        return None
+    n = len(eqn.outvars)
+    found = _propagate(closed.jaxpr, closed.consts, jax.tree.leaves((point, slopes, bends)))
+    zero = [_spells_zero(closed.jaxpr, v) for v in closed.jaxpr.outvars[2 * n :]]
+    made = zip(found[:n], found[n : 2 * n], found[2 * n :], zero, strict=True)
+    return [_Chain(y, base, s, None if z else b) for y, s, b, z in made]
+
+
+def _general(eqn: Any, inputs: Sequence[_Dense], run: Callable[..., list[Any]], flat: bool) -> list[Any]:
+    """Apply any equation."""
+    point, first = tuple(x.value for x in inputs), tuple(x.first for x in inputs)
+    ys, push = jax.linearize(run, *point)
+    dys = jax.vmap(push)(*first)
+    lys: Sequence[Any] = [None] * len(ys)
+    if any(x.second is not None for x in inputs):
+        lys = push(*(jnp.zeros_like(x.value) if x.second is None else x.second for x in inputs))
+    bends: Sequence[Any] = [None] * len(ys)
+    if eqn.primitive.name in _BILINEAR and not flat:
+        bends = [2 * e for e in jax.vmap(run)(*first)]
+    elif not flat:
+        bends = jax.vmap(lambda *v: jax.jvp(lambda *p: jax.jvp(run, p, v)[1], point, v)[1])(*first)
+    results: list[Any] = []
+    for v, y, dy, ly, bend in zip(eqn.outvars, ys, dys, lys, bends, strict=True):
+        if _is_inexact(v.aval):
+            y = _Dense(y, dy, ly if bend is None else _plus(ly, jnp.sum(bend, 0)))
+        results.append(y)
+    return results
+
+
+def _rows(eqn: Any, operands: Sequence[Any], i: int) -> Any:
+    """Return the derivatives of a product of a vector with a constant along the unit vectors: the constant's rows."""
+    contracted, batched = eqn.params["dimension_numbers"]
+    if not isinstance(operands[i].base.directions, _Identity) or operands[i].slope is not None:
+        return None
+    if batched[0] or len(contracted[0]) != 1:
+        return None
+    return jnp.moveaxis(operands[1 - i], contracted[1 - i][0], 0).astype(eqn.outvars[0].aval.dtype)
+
+
+def _is_pointwise(jaxpr: Any, moving: Sequence[bool], like: Any) -> bool:
+    """Tell whether each number of the results depends on the same number of each moving input alone."""
+    found = dict.fromkeys(jaxpr.constvars, False) | dict(zip(jaxpr.invars, moving, strict=True))
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        moved = [not hasattr(v, "val") and found[v] for v in eqn.invars]
+        if any(moved):
+            inner = eqn.params["jaxpr" if name in ("pjit", "jit") else "call_jaxpr"] if name in _INNER else None
+            alike = [v.aval.shape == like.shape for v, m in zip(eqn.invars, moved, strict=True) if m]
+            if not all(alike) or any(v.aval.shape != like.shape for v in eqn.outvars):
+                return False
+            if not (_is_pointwise(inner.jaxpr, moved, like) if inner else name in _EVALUATED):
+                return False
+        found |= dict.fromkeys(eqn.outvars, any(moved))
+    return True
+
+
+def _spells_zero(jaxpr: Any, v: Any) -> bool:
+    """Tell whether an output is written as zeros, as derivatives are that JAX knows to vanish."""
+    made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
+    if not hasattr(v, "val") and v in made and made[v].primitive.name == "broadcast_in_dim":
+        v = made[v].invars[0]
+    return hasattr(v, "val") and not np.any(v.val)
+
+
+def _plus(x: Any, y: Any) -> Any:
+    """Add where None is zero."""
+    return x if y is None else y if x is None else x + y
+
+
+def _value(x: Any) -> Any:
+    return x.value if isinstance(x, _Dense | _Chain) else x
+
+
+def _laplacian(x: Any) -> Any:
+    second = x.second if isinstance(x, _Dense | _Chain) else None
+    return jnp.zeros_like(_value(x)) if second is None else second
+
+
+def _is_inexact(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def _same_type(x: Any, y: Any) -> bool:
+    return (x.shape, x.dtype) == (y.shape, y.dtype)
