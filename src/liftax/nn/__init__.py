@@ -72,31 +72,50 @@ from liftax.module.summary import tabulate
 from liftax.nn import activation, initializers, meta
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.batch_norm import BatchNorm
-from liftax.nn.combinators import Sequential
+from liftax.nn.combinators import BatchApply, Sequential
 from liftax.nn.embed import Embed
 from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
 from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
+from liftax.nn.recurrent import (
+    RNN,
+    Bidirectional,
+    GRUCell,
+    LSTMCell,
+    MGUCell,
+    OptimizedLSTMCell,
+    RNNCellBase,
+    SimpleCell,
+)
 from liftax.nn.stochastic import Dropout
 
 __all__ = [
+    "RNN",
+    "BatchApply",
     "BatchNorm",
+    "Bidirectional",
     "Dense",
     "DenyList",
     "Dropout",
     "Embed",
     "FrozenDict",
+    "GRUCell",
     "GroupNorm",
     "InstanceNorm",
     "InterceptorContext",
+    "LSTMCell",
     "LayerNorm",
     "LogicallyPartitioned",
+    "MGUCell",
     "Module",
+    "OptimizedLSTMCell",
     "Partitioned",
     "RMSNorm",
+    "RNNCellBase",
     "RulesFallback",
     "Sequential",
+    "SimpleCell",
     "Variable",
     "add_metadata_axis",
     "apply",

@@ -1,0 +1,183 @@
+r"""Recurrent cells: one step of a recurrence.
+
+    cell : (carry, array[..., d]) -> (carry, array[..., features])
+
+What goes from step to step is the carry, which `initialize_carry` makes. `liftax.nn.RNN` runs a cell along a sequence.
+Here is what cells share; the cells themselves are in `liftax.nn.gru` and `liftax.nn.lstm`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from liftax import errors
+from liftax.module import Module, nowrap
+from liftax.nn import activation
+from liftax.nn.initializers import zeros
+from liftax.nn.linear import Dense
+from liftax.nn.location import place
+from liftax.nn.tracing import untraced
+from liftax.typing import Array, PRNGKey
+
+__all__ = ["RNNCellBase"]
+
+
+class RNNCellBase(Module):
+    """The base of recurrent cells: a module that is called as `cell(carry, inputs)` and returns `(carry, output)`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Sum(nn.RNNCellBase):
+        ...     num_feature_axes = 1
+        ...     def initialize_carry(self, rng, input_shape):
+        ...         return jnp.zeros(input_shape)
+        ...     def __call__(self, carry, inputs):
+        ...         return carry + inputs, carry + inputs
+        >>> nn.RNN(Sum()).apply({}, jnp.ones((4, 1))).ravel()
+        Array([1., 2., 3., 4.], dtype=float32)
+    """
+
+    @nowrap
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
+        """Return the carry of the first step.
+
+        Args:
+            rng: a key for those carries that are drawn.
+            input_shape: the shape of the input of one step.
+
+        Returns:
+            A pytree of arrays.
+
+        Raises:
+            NotImplementedError: the class doesn't define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define initialize_carry(rng, input_shape).")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]: ...  # noqa: D102
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of axes of an input that follow its batch axes: 1, and with convolutions those of space too."""
+        raise NotImplementedError(f"{type(self).__name__} does not define num_feature_axes.")
+
+
+class StateCell(RNNCellBase):
+    """A cell whose carry is one array, of shape `(..., features)`."""
+
+    @nowrap
+    def initialize_carry(self: Any, rng: PRNGKey, input_shape: tuple[int, ...]) -> Array:
+        """Return the carry of the first step; see `RNNCellBase.initialize_carry`."""
+        return self.carry_init(rng, carry_shape(self, input_shape), self.param_dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """See `RNNCellBase.num_feature_axes`."""
+        return 1
+
+
+class MemoryCell(RNNCellBase):
+    """A cell whose carry is a pair of arrays of one shape: the memory `c` and the state `h`."""
+
+    @nowrap
+    def initialize_carry(self: Any, rng: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Return the carry of the first step; see `RNNCellBase.initialize_carry`."""
+        shape = carry_shape(self, input_shape)
+        # Zeros are not drawn, so there is no need of two keys.
+        keys = (rng, rng) if self.carry_init is zeros else jax.random.split(rng)
+        return self.carry_init(keys[0], shape, self.param_dtype), self.carry_init(keys[1], shape, self.param_dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """See `RNNCellBase.num_feature_axes`."""
+        return 1
+
+
+def carry_shape(cell: Any, input_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a part of the carry, for inputs of `input_shape`."""
+    _check_rank(cell, tuple(input_shape), type(cell).__name__)
+    return (*input_shape[:-1], cell.features)
+
+
+def one_state(cell: Any, carry: Any, inputs: ArrayLike) -> tuple[Array, Array]:
+    """Return `(h, x)`: carry and input of a `StateCell` as arrays, checked."""
+    (h,), x = _checked(cell, carry, (carry,), inputs, "an array")
+    return h, x
+
+
+def memory_and_state(cell: Any, carry: Any, inputs: ArrayLike) -> tuple[Array, Array, Array]:
+    """Return `(c, h, x)`: both parts of the carry, and the input, of a `MemoryCell` as arrays, checked."""
+    parts = carry if isinstance(carry, tuple | list) and len(carry) == 2 else ()
+    (c, h), x = _checked(cell, carry, parts, inputs, "a pair (c, h) of arrays, each")
+    return c, h, x
+
+
+def check_carry(rnn: Any, old: Any, new: Any) -> None:
+    """Check that a step returns a carry of the type that it gets."""
+    same = jax.tree.structure(old) == jax.tree.structure(new)
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True) if same else ()
+    for a, b in pairs:
+        a, b = jax.typeof(a), jax.typeof(b)
+        same = same and a.shape == b.shape and (a.dtype == b.dtype or a.weak_type)
+    if not same:
+        types = [jax.tree.map(lambda x: jax.typeof(x).str_short(short_dtypes=False), tree) for tree in (old, new)]
+        raise errors.CarryError(
+            f"{place(rnn)}: {type(rnn.cell).__name__} gets a carry of type {types[0]} and returns one of type "
+            f"{types[1]}, expected the same in all steps. Pass an initial_carry of that type; or let the dtypes of the "
+            "cell agree, since its first carry has its param_dtype."
+        )
+
+
+def dense_maps(cell: Any) -> tuple[partial[Dense], partial[Dense]]:
+    """Return what makes the `Dense` layers on the input, which have a bias, and on the state, which have none."""
+    common = partial(Dense, cell.features, dtype=cell.dtype, param_dtype=cell.param_dtype)
+    return (
+        partial(common, kernel_init=cell.kernel_init),
+        partial(common, kernel_init=cell.recurrent_kernel_init, use_bias=False),
+    )
+
+
+def arithmetic(f: Callable[..., Any], *functions: Any) -> Callable[..., Any]:
+    """Return `f`, made by `traced_once`, unless it is to call functions that are not activation functions of ours."""
+    return f if all(any(g is own for own in _ACTIVATIONS) for g in functions) else untraced(f)
+
+
+_ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__)
+
+
+def _checked(
+    cell: Any, carry: Any, parts: Sequence[Any], inputs: ArrayLike, expected: str
+) -> tuple[tuple[Array, ...], Array]:
+    """Return the parts of `carry`, and the input, as arrays; raise an error unless they fit the cell."""
+    x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+    _check_rank(cell, x.shape, place(cell))
+    states = tuple(s if isinstance(s, jax.Array) else jnp.asarray(s) for s in parts if not isinstance(s, tuple | list))
+    axes = cell.num_feature_axes
+    shape = (*x.shape[:-1], cell.features)
+    fits = bool(parts) and len(states) == len(parts)
+    fits = fits and all(s.ndim >= axes and s.shape[-1] == cell.features for s in states)
+    if fits:
+        try:
+            # A carry without axes of the batch is one for all examples.
+            jnp.broadcast_shapes(*(s.shape for s in states), shape) if axes == 1 else None
+        except ValueError:
+            fits = False
+    if not fits:
+        raise errors.CarryError(
+            f"{place(cell)} got a carry of shape {jax.tree.map(jnp.shape, carry)}, expected {expected} of shape "
+            f"{shape} for inputs of shape {x.shape}. Make it with initialize_carry(key, {x.shape}) of this cell."
+        )
+    return states, x
+
+
+def _check_rank(cell: Any, shape: tuple[int, ...], where: str) -> None:
+    axes = cell.num_feature_axes
+    if len(shape) < axes:
+        expected = "(..., features)" if axes == 1 else f"(..., *space, features), with {axes - 1} axes of space"
+        raise ValueError(f"{where} got an input of shape {shape}, expected one of shape {expected}.")
