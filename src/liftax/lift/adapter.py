@@ -151,8 +151,8 @@ def class_form(
         **options: the transform's options.
     """
     if isinstance(target, functools.partial):
-        cls = class_form(transform, target.func, methods, **options)
-        return functools.partial(cls, *target.args, **target.keywords)
+        more = {} if methods is None else {"methods": methods}
+        return functools.partial(transform(target.func, **options, **more), *target.args, **target.keywords)
     if methods is None:
         methods = ("__call__",)
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping):

@@ -12,6 +12,7 @@ trace does besides state, counting draws and naming submodules, comes out with i
 Source: `jax.jit`; `flax.linen.jit` for the signature and for how keys are drawn.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ def jit(
     Outside of a module use `jax.jit`: `jax.jit(model.apply)`.
 
     A call is traced anew when the module has other fields, when the variables, keys or arguments have other shapes, and
-    for each new transformed function: `nn.jit(lambda mdl, x: …)` inside a method is a new one each time.
+    for each new function: `nn.jit(lambda mdl, x: …)` inside a method is a new one each time. `nn.jit(Block)` is the
+    same class each time, if the options are equal.
 
     Args:
         target: A Module class, or a method or a function called as `fn(mdl, *args, **kwargs)`.
@@ -84,11 +86,45 @@ def jit(
         >>> variables = jax.eval_shape(Net().init, jax.random.key(0), jnp.ones(2))
         tracing
     """
-    if is_class(target):
-        return class_form(
-            jit, target, methods, variables=variables, rngs=rngs, static_argnums=static_argnums,
-            static_argnames=static_argnames, donate_argnums=donate_argnums, device=device, backend=backend,
-        )  # fmt: skip
+    options = {
+        "variables": variables, "rngs": rngs, "static_argnums": static_argnums, "static_argnames": static_argnames,
+        "donate_argnums": donate_argnums, "device": device, "backend": backend,
+    }  # fmt: skip
+    made, key = _Made.of(target), _static({**options, "methods": methods}, "an option", {})
+    if key not in made:
+        made[key] = class_form(jit, target, methods, **options) if is_class(target) else _compiled(target, **options)
+    return made[key]
+
+
+class _Made(dict[Any, Any]):
+    """What was made of a class or a function, by options. It lies on the class or function, to live as long."""
+
+    target: Any = None
+
+    @classmethod
+    def of(cls, target: Any) -> "_Made":
+        made = getattr(target, "_liftax_jitted", None)
+        if made is None or made.target is not target:  # that of a base class, or of a function that this one wraps
+            made = cls()
+            made.target = target
+            with contextlib.suppress(AttributeError, TypeError):  # a callable that takes no attributes
+                target._liftax_jitted = made
+        return made
+
+    def __reduce__(self) -> Any:  # compiled functions are not pickled along
+        return _Made, ()
+
+
+def _compiled(
+    target: Any,
+    variables: Filter,
+    rngs: Filter,
+    static_argnums: int | Iterable[int],
+    static_argnames: str | Iterable[str],
+    donate_argnums: int | Iterable[int],
+    device: Any,
+    backend: str | None,
+) -> Any:
     where = {k: v for k, v in {"device": device, "backend": backend}.items() if v is not None}
 
     def traced(static: "_Static", groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:

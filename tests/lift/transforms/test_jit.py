@@ -1,5 +1,6 @@
 """How often a lifted jit traces."""
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,3 +125,64 @@ def test_tracers_and_unhashable_values_in_fields():
 
     with pytest.raises(errors.StaticValueError, match=r"Layer\.scale holds a Odd"):
         Layer(scale=Odd()).init(KEYS, jnp.ones(2))
+
+
+def test_a_class_or_function_is_transformed_once():
+    """`nn.jit(Block)` in a method is the same class in each call, so that nothing is traced again."""
+    traces = []
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            traces.append("class")
+            return nn.Dense(2)(x)
+
+    def double(mdl, x):
+        traces.append("function")
+        return 2 * mdl(x)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(3):
+                x = nn.jit(double)(nn.jit(Block)(), x)
+            return x
+
+    x = jnp.ones(2)
+    variables = Net().init(KEYS, x)
+    assert traces == ["function", "class"]
+    for _ in range(3):
+        Net().apply(variables, x)
+    assert traces == 2 * ["function", "class"]
+    assert nn.jit(Block) is nn.jit(Block) is not nn.jit(Block, variables=["params"])
+
+    class Child(Block):
+        pass
+
+    assert nn.jit(Child) is not nn.jit(Block) and issubclass(nn.jit(Child), Child)
+    assert cloudpickle.loads(cloudpickle.dumps(Block)).__name__ == "Block"
+
+
+def test_scan_traces_its_body_as_often_as_jax_does():
+    """Once, where nothing that is made or drawn has to be known before the loop; once more where something has."""
+    traces = []
+
+    def body(carry, x):
+        traces.append(1)
+        return carry + x, carry
+
+    xs = jnp.ones((4, 2))
+    jax.lax.scan(body, xs[0], xs)
+    by_jax = len(traces)
+    traces.clear()
+
+    class Cell(nn.Module):
+        @nn.compact
+        def __call__(self, carry, x):
+            return body(nn.Dense(2)(carry), x)
+
+    Chain = nn.scan(Cell, variable_broadcast="params", split_rngs={"params": False})
+    variables = Chain().init(jax.random.key(0), xs[0], xs)
+    traces.clear()
+    Chain().apply(variables, xs[0], xs)
+    assert len(traces) == by_jax
