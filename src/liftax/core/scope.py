@@ -278,9 +278,11 @@ class Scope:
         if _compat.trace_state() != store.trace:
             raise errors.JaxTransformError(
                 f"{col}/{name} at {self.path_text} is written inside a JAX transform that started after this "
-                f"{store.owner} did; its value would leak out of the transform. Use the lifted transform "
-                "in place of the one of JAX, hand it this module too if it has another target (nn.grad(fn, (mdl, "
-                "other), x)), or return the value and write it outside. Reading a variable there is fine."
+                f"{store.owner} did; its value would leak out of the transform. In place of the "
+                "transform of JAX use the lifted one, with the module as target: nn.grad, nn.value_and_grad, nn.vjp, "
+                "nn.jvp for derivatives, nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, nn.remat, "
+                "nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
+                "other), x)); or return the value and write it outside. Reading a variable there is fine."
             )
         tree = self._writable(col)
         _merge(tree, name, value)
