@@ -1,0 +1,80 @@
+"""Print what the Laplacian costs beside the trace of a Hessian, and what a fixed point keeps beside its unrolled loop.
+
+`derivatives.py [--batch 32]`. Times are minima of interleaved rounds; FLOPs and bytes are XLA's.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+
+import liftax as lx
+import measure
+
+ACTIVATIONS = ("tanh", "softplus", "silu", "gelu", "sigmoid")
+
+
+def network(act, sizes=(32, 64, 64, 1)):
+    """Return an MLP of three layers, a number for a vector."""
+    keys = jax.random.split(jax.random.key(0), len(sizes))
+    weights = [jax.random.normal(k, s) / s[0] ** 0.5 for k, *s in zip(keys, sizes, sizes[1:], strict=False)]
+
+    def f(x):
+        for w in weights[:-1]:
+            x = act(x @ w)
+        return (x @ weights[-1])[0]
+
+    return f
+
+
+def laplacian(name: str, batch: int, rounds: int) -> tuple[float, float, float]:
+    """Ratios of time and FLOPs to the trace of the Hessian, and the largest relative difference."""
+    f = network(getattr(jax.nn, name))
+    xs = jax.random.normal(jax.random.key(1), (batch, 32))
+    ours = jax.vmap(lambda x: lx.laplacian(f, x)[1])
+    whole = jax.vmap(lambda x: jnp.trace(jax.hessian(f)(x)))
+    programs = {n: jax.jit(g).lower(xs).compile() for n, g in (("ours", ours), ("whole", whole))}
+    samplers = {n: lambda p=p: measure.clock(lambda: p(xs), 20) for n, p in programs.items()}
+    times = measure.interleaved(samplers, rounds, 20)
+    flops = [measure.program(programs[n]).flops for n in ("ours", "whole")]
+    a, b = programs["ours"](xs), programs["whole"](xs)
+    error = float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+    return min(times["ours"]) / min(times["whole"]), flops[0] / flops[1], error
+
+
+def fixed_point(steps: int) -> tuple[float, int, int]:
+    """Relative difference of the gradient to the unrolled one's, and the bytes that each program holds meanwhile."""
+    w = 0.5 * jax.random.orthogonal(jax.random.key(0), 16)
+    x = jax.random.normal(jax.random.key(1), (16,))
+    cell = lambda z, w: jnp.tanh(w @ z + x)  # noqa: E731
+
+    def implicit(w):
+        return jnp.sum(lx.fixed_point(cell, jnp.zeros(16), w, max_steps=steps)[0] ** 2)
+
+    def unrolled(w):
+        return jnp.sum(jax.lax.scan(lambda z, _: (cell(z, w), None), jnp.zeros(16), None, length=steps)[0] ** 2)
+
+    ours, theirs = (jax.jit(jax.grad(f)).lower(w).compile() for f in (implicit, unrolled))
+    error = float(jnp.max(jnp.abs(ours(w) - theirs(w))) / jnp.max(jnp.abs(theirs(w))))
+    held = [p.memory_analysis().temp_size_in_bytes for p in (ours, theirs)]
+    return error, *held
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=32, help="points at a time")
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    print("laplacian / trace of jax.hessian   time  FLOPs  difference")
+    for name in ACTIVATIONS:
+        time, flops, error = laplacian(name, options.batch, options.rounds)
+        print(f"{name:33}  {time:.2f}   {flops:.2f}     {error:.0e}", flush=True)
+    print("\nfixed_point, steps at most   difference of gradient   bytes   bytes unrolled")
+    for steps in (50, 100, 200, 400):
+        error, ours, unrolled = fixed_point(steps)
+        print(f"{steps:26}   {error:22.0e}   {ours:5}   {unrolled:14}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
