@@ -72,6 +72,7 @@ class Binding:
     parent: Any = _Parent()
     name: str | None = None
     field_names: ClassVar[tuple[str, ...]] = ()
+    preserve_adopted_names: ClassVar[bool] = False  # True: modules given as fields keep the names that they have
     _state: Any = None
 
     # --- making and binding ------------------------------------------------------------------------------------------
@@ -132,13 +133,13 @@ class Binding:
                     store.adopted = weakref.WeakValueDictionary()
                 copy = store.adopted.get(id(module))
                 if copy is None or copy.__dict__["_template"] is not module:
-                    copy = module.clone(name=None)
+                    copy = module.clone(name=module.name if self.preserve_adopted_names else None)
                     copy.__dict__["_template"] = module
                     store.adopted[id(module)] = copy
                 module = copy
-            if module.name is None:
+            if module.name is None or (module.parent is None and module.scope is None):
                 module.parent = self
-                module.__dict__["name"] = f"{name}{suffix}"
+                module.__dict__["name"] = module.name or f"{name}{suffix}"
                 fresh.append(module)
             return module
 

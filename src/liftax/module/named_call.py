@@ -7,18 +7,18 @@ from liftax.core.calls import calls
 
 
 def enable_named_call() -> None:
-    """Name the operations of modules in profiles and compiled programs. This is the default. Holds for one thread.
+    """Name the operations of modules in profiles and compiled programs. This is the default. Holds for all threads.
 
     Example:
         >>> from liftax import nn
         >>> nn.enable_named_call()
     """
-    calls.named = True
+    type(calls).named = True
 
 
 def disable_named_call() -> None:
     """Leave the operations of modules without names from here on. See `enable_named_call`."""
-    calls.named = False
+    type(calls).named = False
 
 
 @contextlib.contextmanager
@@ -40,8 +40,8 @@ def override_named_call(enable: bool = True) -> Iterator[None]:
         False
     """
     before = calls.named
-    calls.named = enable
+    type(calls).named = enable
     try:
         yield
     finally:
-        calls.named = before
+        type(calls).named = before
