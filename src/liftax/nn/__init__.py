@@ -88,7 +88,9 @@ from liftax.nn.recurrent import (
     RNNCellBase,
     SimpleCell,
 )
+from liftax.nn.spectral_norm import SpectralNorm
 from liftax.nn.stochastic import Dropout
+from liftax.nn.weight_norm import WeightNorm
 
 __all__ = [
     "RNN",
@@ -115,8 +117,10 @@ __all__ = [
     "RNNCellBase",
     "RulesFallback",
     "Sequential",
+    "SpectralNorm",
     "SimpleCell",
     "Variable",
+    "WeightNorm",
     "add_metadata_axis",
     "apply",
     "broadcast",
