@@ -73,11 +73,13 @@ from liftax.nn import activation, initializers, meta
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import BatchApply, Sequential
+from liftax.nn.conv import Conv, ConvLocal
 from liftax.nn.embed import Embed
 from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
 from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
+from liftax.nn.pooling import avg_pool, max_pool, min_pool, pool
 from liftax.nn.recurrent import (
     RNN,
     Bidirectional,
@@ -97,6 +99,8 @@ __all__ = [
     "BatchApply",
     "BatchNorm",
     "Bidirectional",
+    "Conv",
+    "ConvLocal",
     "Dense",
     "DenyList",
     "Dropout",
@@ -117,12 +121,13 @@ __all__ = [
     "RNNCellBase",
     "RulesFallback",
     "Sequential",
-    "SpectralNorm",
     "SimpleCell",
+    "SpectralNorm",
     "Variable",
     "WeightNorm",
     "add_metadata_axis",
     "apply",
+    "avg_pool",
     "broadcast",
     "checkpoint",
     "compact",
@@ -156,13 +161,16 @@ __all__ = [
     "logical_to_mesh_axes",
     "logical_to_mesh_sharding",
     "map_variables",
+    "max_pool",
     "merge_param",
     "meta",
+    "min_pool",
     "named_call",
     "nowrap",
     "ones",
     "ones_init",
     "override_named_call",
+    "pool",
     "remat",
     "remat_scan",
     "root",
