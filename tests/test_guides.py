@@ -1,4 +1,4 @@
-"""The guides hold what they assert: their code cells, run as one program each."""
+"""The guides hold what they assert: their code cells, run as one program each, as `make docs` runs them too."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 PAGES = sorted(p for p in (Path(__file__).parents[1] / "docs" / "guides").glob("*.md") if p.stem != "index")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_guide_runs(page):
     cells = re.findall(r"```\{code-cell\} python3\n(.*?)```", page.read_text(), re.DOTALL)
