@@ -71,9 +71,12 @@ from liftax.module import (
 from liftax.module.summary import tabulate
 from liftax.nn import activation, initializers, meta
 from liftax.nn.activation import *  # noqa: F403
+from liftax.nn.attention import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
+from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import BatchApply, Sequential
 from liftax.nn.conv import Conv, ConvLocal
+from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
 from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
@@ -115,11 +118,14 @@ __all__ = [
     "LogicallyPartitioned",
     "MGUCell",
     "Module",
+    "MultiHeadAttention",
+    "MultiHeadDotProductAttention",
     "OptimizedLSTMCell",
     "Partitioned",
     "RMSNorm",
     "RNNCellBase",
     "RulesFallback",
+    "SelfAttention",
     "Sequential",
     "SimpleCell",
     "SpectralNorm",
@@ -130,12 +136,15 @@ __all__ = [
     "avg_pool",
     "broadcast",
     "checkpoint",
+    "combine_masks",
     "compact",
     "compact_name_scope",
     "cond",
     "custom_vjp",
     "disable_named_call",
     "divergence",
+    "dot_product_attention",
+    "dot_product_attention_weights",
     "enable_named_call",
     "fixed_point",
     "fold_rngs",
