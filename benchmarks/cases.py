@@ -1,164 +1,30 @@
 """The cases of the benchmarks: each takes a `Bench` and yields rows of the table."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import measure
 import models_hand as hand
+from bench import Bench, Row
 from models_linen import NAMESPACES
 
 LIFTED = ("vjp", "jvp", "grad", "value_and_grad", "custom_vjp")
 TINY = 16
 """Length of the chain of one-parameter modules that `tiny` runs."""
-DEEP = (hand.NAME, "liftax", "tuned", "linen")
-"""Implementations whose growth with depth is measured."""
 COMPILED = 8
 """Blocks of the networks that are compiled."""
-
-
-@dataclass
-class Row:
-    """One line of the table: a value of the hand-written version, and figures of the others by name."""
-
-    case: str
-    what: str
-    hand: float
-    unit: str
-    cells: dict[str, measure.Spread]
-    goal: float | None = None
-
-
-@dataclass
-class Bench:
-    """What the cases share: implementations, settings, and the remarks that end up below the table."""
-
-    implementations: dict[str, Any]
-    depth: int
-    depths: tuple[int, ...]
-    rounds: int
-    budget: float
-    notes: list[str] = field(default_factory=list)
-    failed: bool = False
-    """Whether an implementation gave other values than the hand-written one, or liftax could not run."""
-
-    def __post_init__(self) -> None:
-        self.agreeing: dict[tuple[str, bool], dict[str, Any]] = {}
-        self.x = jax.random.normal(jax.random.key(1), (hand.BATCH, hand.WIDTH))
-        self.parameters = hand.init(jax.random.key(0), self.x, max(self.depth, *self.depths))
-
-    def arguments(self, implementation: Any, kind: str, depth: int) -> tuple[Any, jax.Array]:
-        """Variables (for `init`, a key) and input for the programs of an implementation."""
-        if kind == "init":
-            return jax.random.key(0), self.x
-        if kind == "tiny":
-            return implementation.variables(hand.tiny_parameters(depth)), self.x
-        return implementation.variables({name: self.parameters[name] for name in hand.names(depth)}), self.x
-
-    def fresh(self, implementation: Any, kind: str, depth: int, derive: bool = False) -> Callable[..., Any]:
-        """A new function object: a network, or the gradient of a loss over it with respect to its parameters."""
-        apply = implementation.program(kind, depth)
-        return jax.grad(lambda variables, x: jnp.square(apply(variables, x)).mean()) if derive else apply
-
-    def comparable(self, kind: str, derive: bool = False) -> dict[str, Any]:
-        """The implementations that have this kind of network and compute what the hand-written one computes."""
-        if (kind, derive) in self.agreeing:
-            return self.agreeing[kind, derive]
-        found = self.agreeing[kind, derive] = {}
-        expected = None
-        for name, implementation in self.implementations.items():
-            if kind not in implementation.KINDS:
-                continue
-            try:
-                run = jax.jit(self.fresh(implementation, kind, 2, derive))
-                got = fingerprint(run(*self.arguments(implementation, kind, 2)), kind, derive)
-            except Exception as error:  # costs that implementation its cell, not everybody the run
-                text = str(error).strip().partition("\n")[0]
-                self.note(f"{name} can't run {kind}: {type(error).__name__}: {text:.200}")
-                self.failed |= name in (hand.NAME, "liftax")
-                continue
-            expected = got if expected is None else expected
-            if got.shape == expected.shape and np.allclose(got, expected, rtol=1e-3, atol=1e-5):
-                found[name] = implementation
-            else:
-                self.note(f"{name} gives other values than {hand.NAME} on {kind}; not measured")
-                self.failed = True
-        return found
-
-    def note(self, text: str) -> None:
-        """Keep a remark, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def timed(self, samplers: dict[Any, Callable[[], float]], budgets: int = 1) -> measure.Samples:
-        """Interleaved samples within this run's rounds and so many of its budgets."""
-        return measure.interleaved(samplers, self.rounds, self.budget * budgets)
-
-    def row(self, case: str, what: str, samples: measure.Samples, goal: float | None = None) -> Row:
-        """A line of timings."""
-        median = measure.spread(samples[hand.NAME]).median
-        return Row(case, what, median * 1e3, "ms", measure.ratios(samples, hand.NAME), goal)
-
-    def counts(self, case: str, what: str, counts: dict[str, float], goal: float | None = None) -> Row:
-        """A line of counts."""
-        cells = measure.ratios({name: [float(count)] for name, count in counts.items()}, hand.NAME)
-        return Row(case, what, counts[hand.NAME], "", cells, goal)
-
-    def tracer(self, implementation: Any, kind: str, depth: int, derive: bool = False) -> Callable[[], float]:
-        """A function that takes the seconds to trace a function that JAX has not seen."""
-        arguments = self.arguments(implementation, kind, depth)
-
-        def sample() -> float:
-            traced = jax.make_jaxpr(self.fresh(implementation, kind, depth, derive))
-            return measure.clock(lambda: traced(*arguments) and None)
-
-        return sample
-
-    def trace(self, kind: str, depth: int, derive: bool = False) -> measure.Samples:
-        """Seconds to trace, by implementation."""
-        found = self.comparable(kind, derive)
-        return self.timed({name: self.tracer(i, kind, depth, derive) for name, i in found.items()})
-
-    def eager(self, kind: str, depth: int, number: int = 1) -> measure.Samples:
-        """Seconds to run a function without `jit`."""
-
-        def sampler(implementation: Any) -> Callable[[], float]:
-            arguments = self.arguments(implementation, kind, depth)
-            run = self.fresh(implementation, kind, depth)
-            return lambda: measure.clock(lambda: run(*arguments), number)
-
-        return self.timed({name: sampler(i) for name, i in self.comparable(kind).items()})
-
-    def equations(self, kind: str, depth: int, derive: bool = False) -> dict[str, float]:
-        """Equations of the traced program, those inside calls counted in their place."""
-        return {
-            name: len(
-                measure.operations(jax.make_jaxpr(self.fresh(i, kind, depth, derive))(*self.arguments(i, kind, depth)))
-            )
-            for name, i in self.comparable(kind, derive).items()
-        }
-
-
-def fingerprint(out: Any, kind: str, derive: bool) -> np.ndarray:
-    """What must agree between libraries whose trees differ: the output, or the norms (at init, sizes) of the leaves."""
-    if kind == "init":
-        return np.array(sorted(leaf.size for leaf in jax.tree.leaves(out)))
-    if derive:
-        return np.array(sorted(float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(out)))
-    return np.asarray(out)
 
 
 def mlp(bench: Bench) -> Iterator[Row]:
     """The residual MLP: trace, trace of its gradient, one pass without `jit`."""
     n = bench.depth
-    yield bench.row("mlp", f"trace, {n} blocks", bench.trace("mlp", n), 1.5)
-    yield bench.row("mlp", f"trace grad, {n} blocks", bench.trace("mlp", n, derive=True), 1.5)
-    yield bench.row("mlp", f"eager apply, {n} blocks", bench.eager("mlp", n), 2.0)
+    yield bench.row("mlp", f"trace, {n} blocks", bench.trace("mlp", n), 1.15)
+    yield bench.row("mlp", f"trace grad, {n} blocks", bench.trace("mlp", n, derive=True), 1.1)
+    yield bench.row("mlp", f"eager apply, {n} blocks", bench.eager("mlp", n), 1.5)
     yield bench.counts("mlp", "equations", bench.equations("mlp", n), 1.0)
     yield bench.counts("mlp", "equations of grad", bench.equations("mlp", n, derive=True), 1.0)
 
@@ -181,7 +47,7 @@ def lifted(bench: Bench) -> Iterator[Row]:
     for kind in LIFTED:
         derive = kind == "custom_vjp"
         what = f"trace{' grad of' * derive} {kind} in {bench.depth} blocks"
-        yield bench.row("lifted", what, bench.trace(kind, bench.depth, derive), 1.2)
+        yield bench.row("lifted", what, bench.trace(kind, bench.depth, derive), 1.1)
         yield bench.counts("lifted", f"equations, {kind}", bench.equations(kind, bench.depth, derive), 1.0)
 
 
@@ -209,29 +75,33 @@ def compiled(bench: Bench) -> Iterator[Row]:
 
 
 def depth(bench: Bench) -> Iterator[Row]:
-    """How tracing grows with the number of blocks, all depths sampled in each round."""
-    found = {name: i for name, i in bench.comparable("mlp").items() if name in DEEP}
-    keys = [(name, n) for n in bench.depths for name in found]
+    """How tracing grows with the number of blocks, all depths sampled in each round, few rounds where it takes long."""
+    found = bench.comparable("mlp")
+    limits = {name: getattr(i, "DEEPEST", max(bench.depths)) for name, i in found.items()}
+    for name, most in limits.items():
+        if most < max(bench.depths):
+            bench.note(f"{name} is traced up to {most} blocks: {found[name].WHY_DEEPEST}")
+    keys = [(name, n) for n in bench.depths for name in found if n <= limits[name]]
     samples = bench.timed({(name, n): bench.tracer(found[name], "mlp", n) for name, n in keys}, budgets=4)
     for n in bench.depths:
-        yield bench.row("depth", f"trace, {n} blocks", {name: samples[name, n] for name in found}, 1.5)
-    rounds = len(samples[keys[0]])
-    slopes = {
-        name: [
-            float(np.polyfit(bench.depths, [samples[name, n][r] for n in bench.depths], 1)[0]) for r in range(rounds)
-        ]
-        for name in found
-    }
-    yield bench.row("depth", "trace, each further block", slopes, 1.5)
-    last, middle = bench.depths[-1], bench.depths[-2]
-    growth = {
-        name: measure.spread(
-            [a / last / (b / middle) for a, b in zip(samples[name, last], samples[name, middle], strict=True)]
-        )
-        for name in found
-    }
-    own = growth.pop(hand.NAME).median
-    yield Row("depth", f"trace, a block of {last} over one of {middle}, absolute", own, "x", growth)
+        timed = {name: samples[name, n] for name in found if n <= limits[name]}
+        yield bench.row("depth", f"trace, {n} blocks", timed, 1.15, depth=n)
+    slopes, bends = {}, {}
+    for name in found:
+        depths = [n for n in bench.depths if n <= limits[name]]
+        fits = [straight(depths, times) for times in zip(*(samples[name, n] for n in depths), strict=True)]
+        slopes[name] = [slope for slope, _ in fits]
+        bends[name] = measure.spread([bend for _, bend in fits])
+    yield bench.row("depth", "trace, each further block", slopes, 1.15)
+    own = bends.pop(hand.NAME).median
+    yield Row("depth", "farthest from a straight line over depth, absolute", own, "%", bends)
+
+
+def straight(depths: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Return the slope of the line that is nearest to `seconds` in proportion, and how far from it they go in %."""
+    weights = 1 / np.asarray(seconds)
+    slope, offset = np.polyfit(depths, seconds, 1, w=weights)
+    return float(slope), float(100 * np.max(np.abs((slope * np.asarray(depths) + offset) * weights - 1)))
 
 
 def tiny(bench: Bench) -> Iterator[Row]:

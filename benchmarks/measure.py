@@ -74,9 +74,9 @@ def interleaved(samplers: Mapping[Any, Callable[[], float]], rounds: int, budget
     order = list(samplers)
     samples: Samples = {name: [] for name in order}
     with quiet_gc():
+        start = time.perf_counter()
         for name in order:
             samplers[name]()
-        start = time.perf_counter()
         for done in range(rounds):
             if done >= 3 and time.perf_counter() - start > budget:
                 break

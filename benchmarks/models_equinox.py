@@ -43,15 +43,13 @@ class Network(eqx.Module):
 def variables(parameters: dict[str, Any]) -> Network:
     """A network that holds the given parameters."""
 
-    def fill(block: Block, p: dict[str, Any]) -> Block:
-        leaves = (p["norm"]["scale"], p["norm"]["bias"])
-        leaves += (p["up"]["kernel"].T, p["up"]["bias"], p["down"]["kernel"].T, p["down"]["bias"])
-        return eqx.tree_at(
-            lambda b: (b.norm.weight, b.norm.bias, b.up.weight, b.up.bias, b.down.weight, b.down.bias), block, leaves
-        )
+    treedef = jax.tree.structure(Block())  # leaves in the order of the fields
 
-    empty = Block()
-    return Network([fill(empty, parameters[name]) for name in names(len(parameters))])
+    def fill(p: dict[str, Any]) -> Block:
+        linear = [leaf for layer in ("up", "down") for leaf in (p[layer]["kernel"].T, p[layer]["bias"])]
+        return treedef.unflatten([p["norm"]["scale"], p["norm"]["bias"], *linear])
+
+    return Network([fill(parameters[name]) for name in names(len(parameters))])
 
 
 def program(kind: str, depth: int) -> Callable[..., Any]:

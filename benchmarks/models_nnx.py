@@ -41,7 +41,7 @@ class Network(nnx.Module):
 
 def variables(parameters: dict[str, Any]) -> nnx.State:
     """The state of a network that holds the given parameters."""
-    state = nnx.state(nnx.eval_shape(lambda: Network(len(parameters), nnx.Rngs(0))))
+    state = nnx.state(network(len(parameters)))
     nnx.replace_by_pure_dict(state, parameters)
     return state
 
@@ -55,4 +55,10 @@ def program(kind: str, depth: int) -> Callable[..., Any]:
 @functools.cache
 def graphdef(depth: int) -> Any:
     """What a network of this depth is, less its arrays."""
-    return nnx.graphdef(nnx.eval_shape(lambda: Network(depth, nnx.Rngs(0))))
+    return nnx.graphdef(network(depth))
+
+
+@functools.cache
+def network(depth: int) -> Network:
+    """A network with arrays of its own: `nnx.eval_shape` takes minutes at 256 blocks."""
+    return Network(depth, nnx.Rngs(0))

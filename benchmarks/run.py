@@ -16,11 +16,14 @@ import jax
 import models_hand as hand
 import models_linen
 import models_tuned
-from cases import CASES, Bench, Row
-from measure import Spread
+import report
+from bench import Bench
+from cases import CASES
 from models_linen import NAMESPACES
 
 PEERS = ("nnx", "equinox", "haiku")
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+PUBLISHED = Path(__file__).parents[1] / "docs" / "_static" / "benchmarks.json"
 
 
 def implementations() -> tuple[dict[str, Any], list[str]]:
@@ -38,48 +41,11 @@ def implementations() -> tuple[dict[str, Any], list[str]]:
     return found | {"tuned": models_tuned.implementation()}, notes
 
 
-def figure(value: float) -> str:
-    """A number with three digits worth reading."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def cell(spread: Spread | None) -> str:
-    """`median [quartile-quartile]`, or the median alone where there is no spread."""
-    if spread is None:
-        return ""
-    if spread.low == spread.high:
-        return figure(spread.median)
-    return f"{figure(spread.median)} [{figure(spread.low)}-{figure(spread.high)}]"
-
-
-def goal(row: Row) -> str:
-    """The goal, and whether liftax meets it."""
-    if row.goal is None:
-        return ""
-    reached = row.cells.get("liftax")
-    verdict = "" if reached is None else " met" if reached.median <= row.goal + 0.005 else " MISSED"
-    return f"{row.goal:g}{verdict}"
-
-
-def table(rows: list[Row]) -> str:
-    """Lay out rows as aligned text."""
-    names = [name for name in ("liftax", "tuned", "linen", *PEERS) if any(name in row.cells for row in rows)]
-    lines = [["case", "", hand.NAME, *(f"{name}/hand" for name in names), "goal"]]
-    for row in rows:
-        own = f"{figure(row.hand) if row.unit else f'{row.hand:.10g}'} {row.unit}".strip()
-        lines.append([row.case, row.what, own, *(cell(row.cells.get(name)) for name in names), goal(row)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
 def versions(names: list[str]) -> str:
     """What ran where."""
     modules = {"liftax": "liftax", "linen": "flax", "equinox": "equinox", "haiku": "haiku"}
     parts = [f"{m} {getattr(importlib.import_module(m), '__version__', '')}" for n, m in modules.items() if n in names]
-    machine = f"{jax.default_backend()}, {os.cpu_count()} cores"
+    machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     return ", ".join([f"Python {platform.python_version()}", f"jax {jax.__version__}", *parts, machine])
 
 
@@ -91,30 +57,51 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: for a look, not for a claim")
     parser.add_argument("--depth", type=int, default=48, help="blocks of the networks (default: 48)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS, help=f"where figures go ({RESULTS.name})")
+    parser.add_argument("--publish", action="store_true", help="write figures and plot to where the documentation is")
     return parser.parse_args(arguments)
+
+
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write the figures, the run before them beside them, and the plot if the run has what it shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.replace(path.with_name(f"{path.stem}-before.json"))
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    if any(row["depth"] for row in results["rows"]):
+        try:
+            import plot
+        except ImportError as error:
+            print(f"no plot: {error}", file=sys.stderr)
+        else:
+            plot.draw(results, path.with_suffix(".svg"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases, print the table; 1 if liftax could not run or values disagreed."""
     options = parse(arguments)
     found, notes = implementations()
-    rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.5, (4, 16, 64, 256))
+    rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.0, (4, 16, 64, 256, 1024))
     bench = Bench(found, options.depth, depths, rounds, budget, notes, failed="liftax" not in found)
     heading = versions(list(found))
     print(heading)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     for name in options.only or CASES:
         start = time.perf_counter()
-        rows += CASES[name](bench)
+        try:
+            rows += [asdict(row) for row in CASES[name](bench)]
+        except Exception as error:  # what the other cases found is not lost
+            bench.note(f"the case {name} ended early: {type(error).__name__}: {str(error).partition(chr(10))[0]:.200}")
+            bench.failed = True
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    print(table(rows))
+    if rows:
+        print(report.table(rows))
     print("Ratios are medians [quartiles] over interleaved rounds, each round divided by its own hand-written sample.")
     for note in bench.notes:
         print(f"- {note}")
-    if options.json:
-        results = {"versions": heading, "notes": bench.notes, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    results = {"versions": heading, "notes": bench.notes, "rows": rows}
+    for path in (options.json, *([PUBLISHED] if options.publish else [])):
+        write(json.loads(json.dumps(results)), path)
     return int(bench.failed)
 
 

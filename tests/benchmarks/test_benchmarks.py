@@ -1,6 +1,9 @@
 """The benchmarks measure what they say: equal programs, fair rounds, a table that states misses."""
 
+import dataclasses
+import hashlib
 import importlib
+import json
 import sys
 import types
 from collections import Counter
@@ -13,7 +16,8 @@ import pytest
 from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("measure", "cases", "run", "models_hand", "models_tuned", "models_linen")
+PUBLISHED = FOLDER.parent / "docs" / "_static"
+MODULES = ("measure", "bench", "cases", "report", "run", "models_hand", "models_tuned", "models_linen")
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
 DERIVED += [("mlp", True), ("custom_vjp", True)]
 
@@ -37,7 +41,7 @@ def bench(benchmarks):
         "liftax": benchmarks.models_linen.implementation("liftax", nn),
         "tuned": benchmarks.models_tuned.implementation(),
     }
-    return benchmarks.cases.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
+    return benchmarks.bench.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
 
 
 @pytest.mark.parametrize(("kind", "derive"), DERIVED)
@@ -62,7 +66,7 @@ def test_refuses_to_time_other_values(benchmarks):
         hand.NAME: hand.implementation(hand.NAME, hand.block),
         "liar": hand.implementation("liar", lambda p, x: x),
     }
-    bench = benchmarks.cases.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
+    bench = benchmarks.bench.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
     assert set(bench.comparable("mlp")) == {hand.NAME}
     assert bench.failed
     assert bench.notes == ["liar gives other values than by hand on mlp; not measured"]
@@ -108,7 +112,67 @@ def test_python_calls_are_counted(benchmarks):
     assert benchmarks.measure.count_calls(outer).python == 3
 
 
-def test_table_states_a_missed_goal(benchmarks):
+@pytest.fixture
+def row(benchmarks):
+    """A line of the table, as the JSON has it."""
     measured = benchmarks.measure.Spread(1.61, 1.6, 1.7)
-    row = benchmarks.cases.Row("mlp", "trace", 2.0, "ms", {"liftax": measured}, goal=1.5)
-    assert benchmarks.run.table([row]).endswith("2.00 ms  1.61 [1.60-1.70]  1.5 MISSED")
+    row = benchmarks.bench.Row("mlp", "trace", 2.0, "ms", {"liftax": measured}, goal=1.5)
+    return json.loads(json.dumps(dataclasses.asdict(row)))
+
+
+def test_table_states_a_missed_goal(benchmarks, row):
+    assert benchmarks.report.table([row]).endswith("2.00 ms  1.61 [1.60-1.70]  1.5 MISSED")
+
+
+def test_table_in_markdown(benchmarks, row):
+    assert benchmarks.report.markdown([row]).splitlines() == [
+        "| case |  | by hand | liftax/hand | goal |",
+        "| --- | --- | --- | --- | --- |",
+        "| mlp | trace | 2.00 ms | 1.61 [1.60-1.70] | 1.5 MISSED |",
+    ]
+
+
+def test_slope_and_bend_of_growth(benchmarks):
+    depths = [4, 16, 64, 256]
+    slope, bend = benchmarks.cases.straight(depths, [0.5 + 2.0 * n for n in depths])
+    assert slope == pytest.approx(2.0)
+    assert bend == pytest.approx(0.0, abs=1e-6)
+    assert benchmarks.cases.straight(depths, [0.5 * n**1.5 for n in depths])[1] > 20
+
+
+def test_calls_of_a_trace_grow_with_depth_along_a_straight_line(benchmarks, bench):
+    liftax = bench.implementations["liftax"]
+
+    def calls(depth):
+        parameters = benchmarks.models_hand.init(jax.random.key(0), bench.x, depth)
+        run = jax.make_jaxpr(bench.fresh(liftax, "mlp", depth))
+        return benchmarks.measure.count_calls(lambda: run(liftax.variables(parameters), bench.x)).python
+
+    calls(1)
+    few, middle, many = calls(8), calls(16), calls(24)
+    assert many - middle == pytest.approx(middle - few, rel=0.01)
+
+
+def test_a_case_that_ends_early_costs_its_rows_alone(benchmarks, tmp_path, monkeypatch, capsys):
+    def broken(bench):
+        raise RuntimeError("out of memory")
+        yield
+
+    def fine(bench):
+        yield bench.counts("fine", "ones", {benchmarks.models_hand.NAME: 1.0, "liftax": 1.0})
+
+    monkeypatch.setattr(benchmarks.run, "implementations", lambda: ({"liftax": None}, []))
+    monkeypatch.setitem(benchmarks.cases.CASES, "mlp", broken)
+    monkeypatch.setitem(benchmarks.cases.CASES, "calls", fine)
+    path = tmp_path / "results.json"
+    assert benchmarks.run.main(["--quick", "--only", "mlp", "--only", "calls", "--json", str(path)]) == 1
+    found = json.loads(path.read_text())
+    assert [row["case"] for row in found["rows"]] == ["fine"]
+    assert found["notes"] == ["the case mlp ended early: RuntimeError: out of memory"]
+    assert "out of memory" in capsys.readouterr().out
+
+
+def test_published_plot_is_drawn_from_the_published_figures():
+    results = json.loads((PUBLISHED / "benchmarks.json").read_text())
+    digest = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
+    assert f"results {digest}" in (PUBLISHED / "benchmarks.svg").read_text()
