@@ -37,8 +37,8 @@ class WeightNorm(Module):
 
     Parameters (collection `params`): for each variable that is normalized, `<layer>/<path>/scale`, $\gamma$, of the
     sizes of its `feature_axes`; `<layer>` is the name of the inner layer. Its own variables are where they are without
-    this layer. Initializing draws from the stream `params` what the inner layer and `scale_init` draw; applying draws what
-    the inner layer does.
+    this layer. Initializing draws from the stream `params` what the inner layer and `scale_init` draw; applying draws
+    what the inner layer does.
 
     The variables of the collections that are normalized can't be written inside.
 
