@@ -75,7 +75,9 @@ from liftax.nn.attention import MultiHeadAttention, MultiHeadDotProductAttention
 from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
 from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import BatchApply, Sequential
+from liftax.nn.contractions import DenseGeneral, Einsum
 from liftax.nn.conv import Conv, ConvLocal
+from liftax.nn.conv_transpose import ConvTranspose
 from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
 from liftax.nn.group_norm import GroupNorm
@@ -104,9 +106,12 @@ __all__ = [
     "Bidirectional",
     "Conv",
     "ConvLocal",
+    "ConvTranspose",
     "Dense",
+    "DenseGeneral",
     "DenyList",
     "Dropout",
+    "Einsum",
     "Embed",
     "FrozenDict",
     "GRUCell",

@@ -2,10 +2,12 @@
 
     relu : array -> array, of one shape
 
-They hold no parameters, and JAX has their derivative rules, so there is nothing to add to them. Their formulas are
-documented where they live, in `jax.nn`.
+JAX has their derivative rules, so there is nothing to add to them. Their formulas are documented where they live, in
+`jax.nn`. `PReLU` alone is a module: it has a parameter.
 """
 
+import jax
+import jax.numpy as jnp
 from jax.nn import (
     celu,
     elu,
@@ -32,11 +34,16 @@ from jax.nn import (
     swish,
 )
 from jax.numpy import tanh
+from jax.typing import ArrayLike, DTypeLike
+
+from liftax.module import Module, compact
+from liftax.typing import Array
 
 normalize = standardize
 """See `standardize`: `normalize` is the older name, which Linen keeps."""
 
 __all__ = [
+    "PReLU",
     "celu",
     "elu",
     "gelu",
@@ -63,3 +70,42 @@ __all__ = [
     "swish",
     "tanh",
 ]
+
+
+class PReLU(Module):
+    r"""Apply the parametric rectified linear unit, whose slope for negative inputs is learned.
+
+    $$y = x \text{ where } x \ge 0, \text{ else } a x$$
+
+    Parameters (collection `params`): `negative_slope`, $a$, a scalar. Neither initializing nor applying draws.
+
+    Args:
+        param_dtype: the dtype in which the parameter is made.
+        negative_slope_init: the number that the parameter starts from.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> nn.PReLU(negative_slope_init=0.5).init_with_output(jax.random.key(0), jnp.array([-2.0, 3.0]))[0]
+        Array([-1.,  3.], dtype=float32)
+
+    Source:
+        He et al., Delving Deep into Rectifiers, 2015.
+    """
+
+    param_dtype: DTypeLike = jnp.float32
+    negative_slope_init: float = 0.01
+
+    @compact
+    def __call__(self, inputs: ArrayLike) -> Array:
+        """Apply the layer.
+
+        Args:
+            inputs: any shape and real dtype.
+
+        Returns:
+            An array of the shape and dtype of `inputs`.
+        """
+        x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+        slope = self.param("negative_slope", lambda _: jnp.asarray(self.negative_slope_init, self.param_dtype))
+        return jnp.where(x >= 0, x, jnp.asarray(slope, x.dtype) * x)
