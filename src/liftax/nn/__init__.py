@@ -174,6 +174,8 @@ __all__ = [
     "logical_to_mesh",
     "logical_to_mesh_axes",
     "logical_to_mesh_sharding",
+    "make_attention_mask",
+    "make_causal_mask",
     "map_variables",
     "max_pool",
     "merge_param",

@@ -69,12 +69,12 @@ def with_cache(module: Module, query: Array, key: Array, value: Array) -> Attend
 def _appended(keys: Array, values: Array, index: Array, key: Array, value: Array) -> tuple[Array, Array, Array, Array]:
     """Return the cache with one position added, and which of its positions are written.
 
-    A position beyond the end has no place. A compiled program can't raise an error, so its key becomes NaN, and with it
+    A position beyond the end has no place. A compiled program can't raise an error, so its value becomes NaN, and with it
     all that attends to it.
     """
     length, axis = keys.shape[-3], keys.ndim - 3
     fits = lax.lt(index, constant(length, index))
-    key = lax.select(fits, key, lax.full_like(key, jnp.nan))
+    value = lax.select(fits, value, lax.full_like(value, jnp.nan))
     start = (*(0,) * axis, index, 0, 0)
     keys = lax.dynamic_update_slice(keys, key, start, allow_negative_indices=False)
     values = lax.dynamic_update_slice(values, value, start, allow_negative_indices=False)
