@@ -65,7 +65,7 @@ def cells_of(rows: Sequence[Row]) -> list[Cell]:
     return cells
 
 
-# --- both sides' module ------------------------------------------------------------------------------------------------
+# --- both sides' module ---
 
 
 def pure(lib: Any, row: Row, how: Callable[..., Any]) -> Program:
@@ -96,7 +96,7 @@ def plain(call: Callable[..., Any], layer: Any, *primals: Any) -> Any:
     return call(layer, *primals)
 
 
-# --- raw transforms ----------------------------------------------------------------------------------------------------
+# --- raw transforms ---
 
 
 def raw(transform: str, f: Program) -> Program:
@@ -175,7 +175,7 @@ def tangents(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.cos(3.0 * x).astype(x.dtype), tree)
 
 
-# --- lifted transforms -------------------------------------------------------------------------------------------------
+# --- lifted transforms ---
 
 
 def lifted(row: Row, transform: str) -> Program:

@@ -51,7 +51,7 @@ Tree = Any
 Maker = Callable[[Any], Any]
 
 
-# --- makers of inputs --------------------------------------------------------------------------------------------------
+# --- makers of inputs ---
 
 
 def numbers(*shape: int) -> Maker:
@@ -65,7 +65,7 @@ def integers(*shape: int, below: int = 5) -> Maker:
     return lambda _: jnp.asarray((np.arange(np.prod(shape)) * 3 % below).reshape(shape), jnp.int32)
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# --- rows ---
 
 
 class Rounding(NamedTuple):
@@ -257,7 +257,7 @@ def first_rows(rows: Sequence[Row]) -> list[Row]:
     return list({row.layer: row for row in reversed(rows)}.values())[::-1]
 
 
-# --- trees -------------------------------------------------------------------------------------------------------------
+# --- trees ---
 
 
 def is_float(x: Any) -> bool:
@@ -315,7 +315,7 @@ def _each(param: Any) -> Iterator[Any]:
     yield from param if isinstance(param, (tuple, list)) else (param,)
 
 
-# --- printing ----------------------------------------------------------------------------------------------------------
+# --- printing ---
 
 
 def main() -> None:

@@ -106,7 +106,8 @@ def avg_pool(
     if count_include_pad:
         return y / np.prod(window_shape)
     n = 1 if isinstance(window_shape, int) else len(window_shape)
-    ones = jnp.ones((*jnp.shape(inputs)[-n - 1 : -1], 1))
+    shape = jnp.shape(inputs)
+    ones = jnp.ones((*(1 for _ in shape[: -n - 1]), *shape[-n - 1 : -1], 1))
     return y / pool(ones, 0.0, lax.add, window_shape, strides, padding)
 
 

@@ -49,4 +49,45 @@ ROWS = [
         smooth="the function that is injected computes in float32",
     ),
     Row("Dense", "dot-general-cls", lambda lib, dtype: lib.Dense(5, dot_general_cls=lambda: jax.lax.dot_general)),
+    Row(
+        "DenseGeneral",
+        "default",
+        lambda lib, dtype: lib.DenseGeneral((2, 5), bias_init=BIAS),
+        mistakes=(
+            Mistake("axis", ValueError, r"/inner \(DenseGeneral\).*axis=3", make=lambda lib, _: lib.DenseGeneral(2, 3)),
+            Mistake(
+                "batch", ValueError, "batch_dims.*first axes", make=lambda lib, _: lib.DenseGeneral(2, batch_dims=(1,))
+            ),
+            Mistake("features", errors.ScopeParamShapeError, "kernel.*/inner", inputs=(numbers(4, 5),), made=True),
+        ),
+    ),
+    Row(
+        "DenseGeneral", "axes", lambda lib, dtype: lib.DenseGeneral(5, (-1, 1), bias_init=BIAS), (numbers(2, 4, 2, 3),)
+    ),
+    Row(
+        "DenseGeneral",
+        "batch",
+        lambda lib, dtype: lib.DenseGeneral((2, 5), -1, (0,), bias_init=BIAS, dtype=dtype),
+        (numbers(2, 4, 3),),
+    ),
+    Row("DenseGeneral", "no-bias", lambda lib, dtype: lib.DenseGeneral(5, use_bias=False)),
+    Row(
+        "Einsum",
+        "default",
+        lambda lib, dtype: lib.Einsum((3, 2, 5), "ab,bcd->acd", bias_init=BIAS),
+        any_dtype="",
+        mistakes=(
+            Mistake("form", ValueError, "the form 'x,kernel->y'", make=lambda lib, _: lib.Einsum((3, 5), "ab,bc")),
+            Mistake("rank", ValueError, "input of 2 axes", make=lambda lib, _: lib.Einsum((3, 5), "abc,cd->abd")),
+            Mistake("none", ValueError, "einsum_str", make=lambda lib, _: lib.Einsum((3, 5))),
+        ),
+        any_width="the shape of the kernel is given, not taken from the input",
+    ),
+    Row("Einsum", "dots", lambda lib, dtype: lib.Einsum((3, 5), bias_init=BIAS), call={"einsum_str": "...b,bc->...c"}),
+    Row(
+        "Einsum",
+        "transposed",
+        lambda lib, dtype: lib.Einsum((2, 3, 5), "nab, hbd -> hnad", dtype=dtype, bias_init=BIAS),
+        (numbers(2, 4, 3),),
+    ),
 ]
