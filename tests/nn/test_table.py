@@ -164,7 +164,7 @@ def named(lib: Any, layer: Any) -> Any:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(layer):
         value = getattr(layer, field.name)
-        if field.name in ("parent", "name"):
+        if field.name in ("parent", "name", "carry_init"):  # a carry is no variable
             continue
         if isinstance(value, lib.Module):
             changes[field.name] = named(lib, value)

@@ -131,7 +131,9 @@ class RNN(Module):
         batch = len(shape) - self.cell.num_feature_axes
         lengths = None if seq_lengths is None else check_lengths(place(self), seq_lengths, shape[:batch])
         if initial_carry is None:
-            initial_carry = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, shape)
+            with jax.ensure_compile_time_eval():  # a constant, which most cells don't use
+                init_key = jax.random.key(0) if init_key is None else init_key
+            initial_carry = self.cell.initialize_carry(init_key, shape)
 
         by_step = lengths is not None or self.variable_axes or any(self.split_rngs.values())
         from_end = reverse and keep_order and not by_step
