@@ -13,6 +13,10 @@ from bench import Bench, Row
 from models_linen import NAMESPACES
 
 LIFTED = ("vjp", "jvp", "grad", "value_and_grad", "custom_vjp")
+AROUND = ("jit", "vmap", "scan", "remat", "scan_remat_vjp", "vmap_jit_grad")
+"""Transforms around a block, and two of them nested three deep: from the outermost to the innermost."""
+DIFFERENTIATED = frozenset({"remat", "scan_remat_vjp", "custom_vjp"})
+"""Those that act when the whole is differentiated."""
 TINY = 16
 """Length of the chain of one-parameter modules that `tiny` runs."""
 COMPILED = 8
@@ -44,11 +48,22 @@ def calls(bench: Bench) -> Iterator[Row]:
 
 def lifted(bench: Bench) -> Iterator[Row]:
     """A derivative inside every block, traced; rules of `custom_vjp` run only when the whole is differentiated."""
-    for kind in LIFTED:
-        derive = kind == "custom_vjp"
-        what = f"trace{' grad of' * derive} {kind} in {bench.depth} blocks"
-        yield bench.row("lifted", what, bench.trace(kind, bench.depth, derive), 1.1)
-        yield bench.counts("lifted", f"equations, {kind}", bench.equations(kind, bench.depth, derive), 1.0)
+    yield from transformed(bench, "lifted", LIFTED)
+
+
+def around(bench: Bench) -> Iterator[Row]:
+    """Every other transform around every block, and two that are nested three deep."""
+    yield from transformed(bench, "around", AROUND)
+
+
+def transformed(bench: Bench, case: str, kinds: Sequence[str]) -> Iterator[Row]:
+    """Trace and equations of networks whose blocks are transformed; of 16 blocks at most, since all traces are new."""
+    blocks = min(bench.depth, 16)
+    for kind in kinds:
+        derive = kind in DIFFERENTIATED
+        what = f"{'grad of ' * derive}{kind.replace('_', ' of ') if case == 'around' else kind}"
+        yield bench.row(case, f"trace, {what}, {blocks} blocks", bench.trace(kind, blocks, derive), 1.1)
+        yield bench.counts(case, f"equations, {what}", bench.equations(kind, blocks, derive), 1.0)
 
 
 def init(bench: Bench) -> Iterator[Row]:
@@ -162,6 +177,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "mlp": mlp,
     "calls": calls,
     "lifted": lifted,
+    "around": around,
     "init": init,
     "compile": compiled,
     "depth": depth,

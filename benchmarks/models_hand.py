@@ -85,6 +85,9 @@ def implementation(name: str, block: Block) -> SimpleNamespace:
         signed.defvjp(forward, backward)
         return signed
 
+    def looped(apply: Block) -> Block:
+        return lambda p, x: lax.scan(lambda carry, row: (carry, apply(p, row)), 0.0, x)[1]
+
     blocks: dict[str, Callable[[], Block]] = {
         "mlp": lambda: block,
         "vjp": lambda: block_vjp,
@@ -92,6 +95,12 @@ def implementation(name: str, block: Block) -> SimpleNamespace:
         "grad": lambda: block_grad,
         "value_and_grad": lambda: block_value_and_grad,
         "custom_vjp": block_custom_vjp,
+        "jit": lambda: jax.jit(lambda p, x: block(p, x)),  # a new function: JAX knows no trace of it
+        "vmap": lambda: jax.vmap(block, (None, 0)),
+        "scan": lambda: looped(block),
+        "remat": lambda: jax.checkpoint(lambda p, x: block(p, x)),
+        "scan_remat_vjp": lambda: looped(jax.checkpoint(lambda p, x: block_vjp(p, x))),
+        "vmap_jit_grad": lambda: jax.vmap(jax.jit(lambda p, x: block_grad(p, x)), (None, 0)),
         "tiny": lambda: scale,
     }
 

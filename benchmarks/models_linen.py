@@ -12,6 +12,7 @@ from models_hand import HIDDEN, MIX, WIDTH, names
 NAMESPACES = {"liftax": "liftax.nn", "linen": "flax.linen"}
 """The namespaces, and the modules that they are."""
 KINDS = frozenset({"mlp", "vjp", "jvp", "grad", "value_and_grad", "custom_vjp", "init", "tiny"})
+KINDS |= {"jit", "vmap", "scan", "remat", "scan_remat_vjp", "vmap_jit_grad"}
 
 
 def implementation(name: str, nn: Any) -> SimpleNamespace:
@@ -59,25 +60,45 @@ def implementation(name: str, nn: Any) -> SimpleNamespace:
     def block_custom_vjp(block: Any, x: jax.Array) -> jax.Array:
         return nn.custom_vjp(call, forward_fn=forward, backward_fn=backward)(block, x)
 
-    blocks = {
-        "mlp": call,
-        "init": call,
-        "vjp": block_vjp,
-        "jvp": block_jvp,
-        "grad": block_grad,
-        "value_and_grad": block_value_and_grad,
-        "custom_vjp": block_custom_vjp,
+    def looped(apply: Callable[..., Any]) -> Callable[..., Any]:
+        def step(block: Any, carry: float, row: jax.Array) -> tuple[float, jax.Array]:
+            return carry, apply(block, row)
+
+        over = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        return lambda block, x: over(block, 0.0, x)[1]
+
+    def mapped(apply: Callable[..., Any]) -> Callable[..., Any]:
+        return nn.vmap(apply, variable_axes={"params": None}, split_rngs={"params": False})
+
+    def again(apply: Callable[..., Any]) -> Callable[..., Any]:
+        """A new function that does the same: JAX knows no trace of it."""
+        return lambda block, x: apply(block, x)
+
+    # Made anew for each program. Linen's transforms make a function of JAX at each call, liftax's once where JAX's do.
+    blocks: dict[str, Callable[[], Callable[..., Any]]] = {
+        "mlp": lambda: call,
+        "init": lambda: call,
+        "vjp": lambda: block_vjp,
+        "jvp": lambda: block_jvp,
+        "grad": lambda: block_grad,
+        "value_and_grad": lambda: block_value_and_grad,
+        "custom_vjp": lambda: block_custom_vjp,
+        "jit": lambda: nn.jit(again(call)),
+        "vmap": lambda: mapped(call),
+        "scan": lambda: looped(call),
+        "remat": lambda: nn.remat(again(call)),
+        "scan_remat_vjp": lambda: looped(nn.remat(again(block_vjp))),
+        "vmap_jit_grad": lambda: mapped(nn.jit(again(block_grad))),
     }
 
     class Network(nn.Module):
         depth: int
-        kind: str
+        apply_block: Callable[..., Any]
 
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
-            apply = blocks[self.kind]
             for name in names(self.depth):
-                x = apply(Block(name=name), x)
+                x = self.apply_block(Block(name=name), x)
             return x
 
     class Scale(nn.Module):
@@ -95,7 +116,7 @@ def implementation(name: str, nn: Any) -> SimpleNamespace:
             return x
 
     def program(kind: str, depth: int) -> Callable[..., Any]:
-        model = Chain(depth) if kind == "tiny" else Network(depth, kind)
+        model = Chain(depth) if kind == "tiny" else Network(depth, blocks[kind]())
         if kind == "init":
             return lambda key, x: model.init(key, x)["params"]
         return lambda variables, x: model.apply(variables, x)

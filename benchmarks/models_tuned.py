@@ -24,23 +24,28 @@ def layer_norm(p: Parameters, x: jax.Array) -> jax.Array:
     """`(x - E[x]) / sqrt(V[x] + 1e-6) * scale + bias` over the last axis."""
     count = np.float32(x.shape[-1])
     square = lax.square(x)
-    mean = lax.div(lax.reduce_sum(x, (1,)), count)
-    var = lax.max(np.float32(0), lax.sub(lax.div(lax.reduce_sum(square, (1,)), count), lax.square(mean)))
-    centred = lax.sub(x, lax.broadcast_in_dim(mean, x.shape, (0,)))
-    inverse = lax.expand_dims(lax.rsqrt(lax.add(var, np.float32(1e-6))), (1,))
-    factor = lax.mul(inverse, lax.expand_dims(p["scale"], (0,)))
+    last, others = x.ndim - 1, tuple(range(x.ndim - 1))
+    mean = lax.div(lax.reduce_sum(x, (last,)), count)
+    var = lax.max(np.float32(0), lax.sub(lax.div(lax.reduce_sum(square, (last,)), count), lax.square(mean)))
+    centred = lax.sub(x, lax.broadcast_in_dim(mean, x.shape, others) if others else mean)
+    inverse = lax.rsqrt(lax.add(var, np.float32(1e-6)))
+    if others:
+        inverse, scale = lax.expand_dims(inverse, (last,)), lax.expand_dims(p["scale"], others)
+    else:
+        scale = p["scale"]
+    factor = lax.mul(inverse, scale)
     return add_bias(lax.mul(centred, factor), p["bias"])
 
 
 @traced_once
 def dense(p: Parameters, x: jax.Array) -> jax.Array:
     """`x @ kernel + bias`."""
-    return add_bias(lax.dot_general(x, p["kernel"], (((1,), (0,)), ((), ()))), p["bias"])
+    return add_bias(lax.dot_general(x, p["kernel"], (((x.ndim - 1,), (0,)), ((), ()))), p["bias"])
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """`y + bias`, the bias along the last axis."""
-    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, (1,)))
+    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,)) if y.ndim > 1 else bias)
 
 
 def block(p: Parameters, x: jax.Array) -> jax.Array:

@@ -33,7 +33,9 @@ def growth(results: dict[str, Any]) -> Figure:
                 [m - a for m, a in zip(median, low, strict=True)],
                 [b - m for m, b in zip(median, high, strict=True)],
             ]
-            axes.errorbar(x, median, bars, label=name, color=color, marker=marker, markersize=4, linewidth=1, capsize=2)
+            axes.errorbar(
+                x, median, [below, above], label=name, color=color, marker=marker, markersize=4, linewidth=1, capsize=2
+            )
     axes.set(xscale="log", yscale="log", xlabel="blocks", ylabel="seconds to trace", title="A residual MLP, traced")
     depths = [row["depth"] for row in rows]
     axes.set_xticks(depths, [str(n) for n in depths])

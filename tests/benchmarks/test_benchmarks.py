@@ -19,7 +19,8 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 PUBLISHED = FOLDER.parent / "docs" / "_static"
 MODULES = ("measure", "bench", "cases", "report", "run", "models_hand", "models_tuned", "models_linen")
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
-DERIVED += [("mlp", True), ("custom_vjp", True)]
+DERIVED += [("mlp", True), ("custom_vjp", True), ("remat", True), ("scan_remat_vjp", True)]
+DERIVED += [(kind, False) for kind in ("jit", "vmap", "scan", "vmap_jit_grad")]
 
 
 @pytest.fixture(scope="module")
