@@ -29,13 +29,10 @@ def growth(results: dict[str, Any]) -> Figure:
         points = [(row["depth"], *row["seconds"][name]) for row in rows if name in row["seconds"]]
         if points:
             x, median, low, high = zip(*points, strict=True)
-            bars = [
-                [m - a for m, a in zip(median, low, strict=True)],
-                [b - m for m, b in zip(median, high, strict=True)],
-            ]
-            axes.errorbar(
-                x, median, [below, above], label=name, color=color, marker=marker, markersize=4, linewidth=1, capsize=2
-            )
+            below = [m - a for m, a in zip(median, low, strict=True)]
+            above = [b - m for m, b in zip(median, high, strict=True)]
+            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
+            axes.errorbar(x, median, [below, above], label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="blocks", ylabel="seconds to trace", title="A residual MLP, traced")
     depths = [row["depth"] for row in rows]
     axes.set_xticks(depths, [str(n) for n in depths])
