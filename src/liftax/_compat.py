@@ -175,3 +175,17 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def closed(fun: Callable[[Any], Any], example: Any) -> tuple[Callable[[Any, Any], Any], list[Any]]:
+    """Return `(run, consts)`: `run(consts, x)` is `fun(x)`, traced once, with all that it closes over as an argument.
+
+    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`jax.core.eval_jaxpr`).
+    """
+    traced, shape = jax.make_jaxpr(fun, return_shape=True)(example)
+    jaxpr, treedef = traced.jaxpr, jax.tree.structure(shape)
+
+    def run(consts: Any, x: Any) -> Any:
+        return treedef.unflatten(jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(x)))
+
+    return run, list(traced.consts)

@@ -75,6 +75,10 @@ class StaticValueError(LiftaxError, TypeError):
     """A lifted `jit` can't recognize a module again: a field holds a tracer or a value that can't be hashed."""
 
 
+class GradientCheckError(LiftaxError, AssertionError):
+    """An automatic derivative differs from a numerical one."""
+
+
 class ReduceAxesError(LiftaxError, ValueError):
     """`reduce_axes` names an axis that is not bound, or is no sequence of axis names."""
 

@@ -6,6 +6,8 @@
 from liftax.lift.axes import In, Out
 from liftax.lift.checkpoint import checkpoint, remat
 from liftax.lift.cond import cond, switch
+from liftax.lift.custom_gradient import custom_gradient
+from liftax.lift.custom_jvp import custom_jvp
 from liftax.lift.custom_vjp import custom_vjp
 from liftax.lift.grad import grad, value_and_grad
 from liftax.lift.hvp import hvp, vhp
@@ -30,6 +32,8 @@ __all__ = [
     "broadcast",
     "checkpoint",
     "cond",
+    "custom_gradient",
+    "custom_jvp",
     "custom_vjp",
     "divergence",
     "fixed_point",

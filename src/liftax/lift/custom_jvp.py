@@ -1,0 +1,205 @@
+"""Lifted custom rules, forwards: a function of a module with a derivative of your own.
+
+    custom_jvp : (Module -> a -> b) -> (Module -> a -> T a -> T variables -> (b, T b)) -> Module -> a -> b
+
+One call to `jax.custom_jvp`. The rule is linear in the tangents, so that JAX transposes it: it serves forward and
+reverse mode. What is said in `liftax.lift.custom_vjp` about the time at which JAX traces a rule holds here.
+
+State is an output with a tangent like any other. A rule that was not written for it gives none: the tangent is NaN
+forwards, and backwards a cotangent that reaches it is an error.
+
+Source: `jax.custom_jvp`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from liftax import _compat, errors
+from liftax.ad.checks import demand_pair, tree_mismatch
+from liftax.lift.fill import Rule, complete, zero
+from liftax.lift.nested import get
+from liftax.lift.rule import RuleCall, nested, type_of
+from liftax.typing import Filter
+
+
+def custom_jvp(
+    fn: Callable[..., Any],
+    jvp_fn: Callable[..., Any],
+    grad_vars: Filter = "params",
+    nondiff_argnums: int | Sequence[int] = (),
+    state_tangents: bool = False,
+) -> Callable[..., Any]:
+    """Give a function of a module a derivative rule of its own, for forward and for reverse mode.
+
+    For a rule that is natural backwards alone (clipped or sign gradients) use `custom_vjp`; outside of a module use
+    `jax.custom_jvp`.
+
+    Args:
+        fn: Called as `fn(mdl, *args, **kwargs)`: what runs where nothing is differentiated.
+        jvp_fn: Called as `jvp_fn(mdl, *nondiff_args, primals, tangents, variable_tangents, **kwargs)`; returns
+            `(output, output_tangent)`. `mdl` holds the variables and draws the keys that it has in `fn`; `primals` and
+            `tangents` are tuples with one entry for each positional argument that is not in `nondiff_argnums`;
+            `variable_tangents` is `{collection: tree}`, the tangents of the variables in `grad_vars`. So
+            `nn.jvp(fn, mdl, primals, tangents, variable_tangents)` is what JAX does by itself. The output and the state
+            that it writes are those of `fn`. The tangent is linear in the tangents that come in, and None is a tangent
+            of zero.
+        grad_vars: The collections that the rule is about. The others are constants to it.
+        nondiff_argnums: Positions of arguments that have no tangent, counted with the module as 0; negative ones
+            count from the end. Keyword arguments have none either.
+        state_tangents: `jvp_fn` returns `(output, (output_tangent, state_tangent))`: `state_tangent` is
+            `{collection: tree}`, shaped like the variables that were written; what it leaves out is zero.
+
+    Returns:
+        A function with the signature of `fn`, whose first argument is a bound Module, a Scope, or a tree of these.
+
+    Raises:
+        AuxError: `jvp_fn` returns no pair.
+        TangentError: A tangent that `jvp_fn` returns does not fit.
+        StateCotangentError: The cotangent of a written variable is not zero, and `state_tangents` is False. Where that
+            shows only when the compiled program runs, the gradient is NaN instead, and so is, in forward mode, the
+            tangent of such a variable.
+        DroppedGradientError: An argument without a tangent is being differentiated.
+        CustomRuleError: `fn` and `jvp_fn` return different outputs, or write different variables.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Rounded(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         def f(mdl, x):
+        ...             return jnp.round(mdl(x))
+        ...         def straight_through(mdl, primals, tangents, variable_tangents):
+        ...             y, y_t = nn.jvp(lambda mdl, x: mdl(x), mdl, primals, tangents, variable_tangents)
+        ...             return jnp.round(y), y_t
+        ...         return nn.custom_jvp(f, straight_through)(nn.Dense(1), x).sum()
+        >>> model, x = Rounded(), jnp.array([2.0, -3.0])
+        >>> variables = {'params': {'Dense_0': {'kernel': jnp.full((2, 1), -1.4), 'bias': jnp.zeros(1)}}}
+        >>> value, grads = jax.value_and_grad(model.apply)(variables, x)
+        >>> print(value, grads['params']['Dense_0']['kernel'].ravel())
+        1.0 [ 2. -3.]
+    """
+    what = "custom_jvp"
+    if isinstance(nondiff_argnums, int):
+        nondiff_argnums = (nondiff_argnums,)
+
+    @functools.wraps(fn)
+    def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        call = RuleCall(what, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
+
+        def rule(primals: Any, tangents: Any) -> Any:
+            call.refuse_constants([not isinstance(t, SymbolicZero) for t in tangents[4]])
+            call.before_rule(*primals)
+            wrt_t, diff_t = jax.tree.map(_dense, (tangents[0], tangents[3]), is_leaf=_is_zero)
+
+            def with_tangents(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+                nondiff = [args[i - 1] for i in call.fixed]
+                return jvp_fn(mdl, *nondiff, primals[3], diff_t, call.packed.view.assemble(wrt_t), **kwargs)
+
+            result, state = call.run(with_tangents, *primals)
+            pair = "(output, (output_tangent, state_tangent))" if state_tangents else "(output, output_tangent)"
+            said = {"why": "a rule of its own", "who": "jvp_fn"}
+            out, out_t = demand_pair(result, what, pair=pair, **said, remedy="give None for a tangent of zero")
+            if any(_compat.escaped(x) for x in jax.tree.leaves((out, out_t, state))):
+                raise call.closed_over()
+            call.check_alike(out, state.written, "jvp_fn", pair)
+            if state_tangents:
+                out_t, given = demand_pair(
+                    out_t, what, pair="(output_tangent, state_tangent)", why="state_tangents=True", who="jvp_fn",
+                    remedy="drop state_tangents=True",
+                )  # fmt: skip
+                state_t = _given(call, state.written, given)
+            else:
+                state_t = _untold(call, state.written, (wrt_t, diff_t))
+            return (out, state.written), (_checked(call, out, out_t), state_t)
+
+        call.create()
+        function = jax.custom_jvp(call.primal)
+        function.defjvp(rule, symbolic_zeros=True)
+        try:
+            out, written = function(*call.operands)
+        except jax.errors.UnexpectedTracerError as error:
+            raise call.closed_over() from error
+        call.commit(written)
+        return out
+
+    return called
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)
+
+
+def _dense(t: Any) -> Any:
+    return zero(t) if isinstance(t, SymbolicZero) else t
+
+
+def _checked(call: RuleCall, out: Any, out_t: Any) -> Any:
+    """Return the tangent that a rule gave for its output, complete, or raise."""
+    if out_t is None:
+        return jax.tree.map(zero, out)
+    if found := tree_mismatch(out, out_t, any_for_float0=False):
+        raise errors.TangentError(
+            f"{call.what} at {call.where}: the tangent that jvp_fn returns does not fit the output"
+            f"{found.path and ' at '}{found.path}: expected {found.expected}, got {found.got}.{found.hint}"
+        )
+    return out_t
+
+
+def _given(call: RuleCall, written: Sequence[dict[Any, Any]], given: Any) -> Any:
+    """Return the tangents that a rule gave for the state, for all that was written."""
+    whole = f"{call.what} at {call.where}: the state_tangent that jvp_fn returns"
+    roots = call.packed.view.disassemble({} if given is None else given, whole, errors.TangentError)
+    rule = Rule(whole, "tangent", call.where, errors.TangentError, missing_is_zero=True)
+    tangents = []
+    for flat, root in zip(written, roots, strict=True):
+        tree = complete(nested({path: jax.tree.map(type_of, value) for path, value in flat.items()}), root, rule)
+        tangents.append({path: get(tree, path) for path in flat})
+    return tuple(tangents)
+
+
+def _untold(call: RuleCall, written: Sequence[dict[Any, Any]], tangents: Any) -> Any:
+    """Return tangents for state that the rule says nothing of: NaN forwards, an error for a cotangent backwards."""
+    moving = [t for t in jax.tree.leaves(tangents) if t.dtype != jax.dtypes.float0]
+    source = sum((jnp.sum(t).real.astype(float) for t in moving), start=jnp.zeros(()))
+
+    def tangent(name: str, x: Any) -> Any:
+        if not jnp.issubdtype(type_of(x).dtype, jnp.inexact):
+            return zero(x)
+        like = jnp.broadcast_to(source.astype(type_of(x).dtype), jnp.shape(x))
+        return _untold_p.bind(like, jnp.zeros(()), name=name)
+
+    found = []
+    for flat, scope in zip(written, call.packed.roots, strict=True):
+        names = {path: f"{'/'.join(path)} at {scope.path_text}" for path in flat}
+        found.append({path: jax.tree.map(functools.partial(tangent, names[path]), v) for path, v in flat.items()})
+    return tuple(found)
+
+
+def _run(x: Any, _: Any, *, name: str) -> Any:
+    return jnp.full_like(x, jnp.nan)
+
+
+def _transpose(ct: Any, _: Any, *, name: str) -> Any:
+    known = _compat.known_zero(ct)
+    if known is False:
+        raise errors.StateCotangentError(
+            f"custom_jvp: the variable {name} was written inside the function with the custom rule, and a cotangent "
+            "flows back into it. The rule gives no tangent for it: the gradient through it would be dropped. Pass "
+            "state_tangents=True and return (output, (output_tangent, state_tangent)) from jvp_fn, or put "
+            "jax.lax.stop_gradient around the value."
+        )
+    return jnp.zeros_like(ct) if known else jnp.where(jnp.any(ct != 0), jnp.nan, 0.0).astype(ct.dtype) + 0 * ct
+
+
+def _batch(size: int, axis: Any, vals: Sequence[Any], dims: Sequence[int | None], params: dict[str, Any]) -> Any:
+    return _untold_p.bind(vals[0], jnp.zeros(()), **params), dims[0]
+
+
+_untold_p = _compat.linear_in_first("liftax_untold", run=_run, primal=None, transpose=_transpose, batch=_batch)

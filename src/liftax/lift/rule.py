@@ -1,0 +1,247 @@
+"""What functions with a derivative rule of their own share: one call of such a function, with its parts sorted.
+
+    RuleCall : (Module -> a -> b) -> Module -> a -> operands of the function that JAX gives a rule
+
+JAX traces a rule when it differentiates, which may be long after the call. So everything the rule needs enters as an
+operand (every collection, every key, every array in an argument that gets no derivative) or is kept at the call (rng
+counters, the context of the module call), and state comes out as an output.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from liftax import errors
+from liftax.ad.checks import explain_arity, tree_mismatch
+from liftax.core import filters
+from liftax.core.pack import State, unbind
+from liftax.core.scope import Scope
+from liftax.lift.checks import check_filters, check_primals
+from liftax.typing import Filter, Path
+
+
+class RuleCall:
+    """One call of a function that has a rule of its own: its target packed, its arguments sorted.
+
+    Args:
+        what: the transform that speaks.
+        fn: the function, called as `fn(mdl, *args, **kwargs)`.
+        mdl: the target.
+        args: the positional arguments.
+        kwargs: the others, which get no derivative.
+        grad_vars: the collections that the rule is about.
+        nondiff_argnums: positions of arguments that get no derivative; the module is 0.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        fn: Callable[..., Any],
+        mdl: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        grad_vars: Filter,
+        nondiff_argnums: Sequence[int],
+    ):
+        self.what, self.fn, self.grad_vars = what, fn, grad_vars
+        self.packed = unbind(mdl, (grad_vars, True), True, what)
+        check_filters(self.packed, what, grad_vars=grad_vars)
+        self.where = self.packed.roots[0].path_text
+        self.fixed = _positions(nondiff_argnums, len(args) + 1, what)
+        self.diff = tuple(a for i, a in enumerate(args, 1) if i not in self.fixed)
+        check_primals(self.diff, what)
+        self.constants, self.rebuild = split(({i: args[i - 1] for i in self.fixed}, kwargs))
+        self._names = _names(self.fixed, args, kwargs)
+        self.created: tuple[dict[Path, Any], ...] = tuple({} for _ in self.packed.roots)
+        self.seen: Any = None  # what fn returned and wrote: the rule has to do the same
+        self._after: Any = None
+
+    @property
+    def operands(self) -> tuple[Any, ...]:
+        """What the function with the rule is called with."""
+        return (*self.packed.groups, self.packed.keys, self.diff, self.constants)
+
+    def run(self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any) -> Any:
+        """Call `function(mdl, *args, **kwargs)` on operands; return its output and the state that it wrote."""
+        nondiff, kwargs = self.rebuild(constants)
+        rest = iter(diff)
+        args = [nondiff[i] if i in self.fixed else next(rest) for i in range(1, len(self.fixed) + len(diff) + 1)]
+        with self.packed.bind((wrt, others), keys) as inner:
+            try:
+                out = function(inner.target, *args, **kwargs)
+            except jax.errors.UnexpectedTracerError as error:  # a TypeError
+                raise self.closed_over() from error
+            except TypeError as error:
+                explain_arity(function, (inner.target, *args), kwargs, error, self.what)
+                raise
+            state = inner.collect()
+        return out, state
+
+    def primal(self, *operands: Any) -> Any:
+        """Run the function itself on operands: `(output, written state)`."""
+        out, state = self.run(self.fn, *operands)
+        self.seen = jax.tree.map(type_of, (out, state.written))
+        self._after = self.packed.after
+        return out, state.written
+
+    def before_rule(self, *operands: Any) -> None:
+        """Trace the function if JAX has not: where it differentiates at once, it runs the rule alone."""
+        if self.seen is None:
+            jax.eval_shape(self.primal, *operands)
+
+    def create(self) -> None:
+        """Create what the rule gives derivatives of and what does not exist yet, in a run of its own."""
+        packed = self.packed
+        if any(scope.store.is_mutable(col) for scope in packed.roots for col in _maybe_new(self.grad_vars, scope)):
+            _, first = self.run(self.fn, *self.operands)
+            packed.include(first, self.grad_vars)
+            self.created = first.created
+
+    def commit(self, written: Any) -> None:
+        """Write state outward. Keys count as drawn by `fn`, whoever differentiates."""
+        if self._after is not None:
+            self.packed.after = self._after
+        self.packed.commit(State(written, self.created))
+
+    def refuse_constants(self, perturbed: Sequence[bool]) -> None:
+        """Raise `DroppedGradientError` if a constant is being differentiated."""
+        for name, dropped in zip(self._names, perturbed, strict=True):
+            if dropped:
+                raise errors.DroppedGradientError(
+                    f"{self.what} at {self.where}: {name} is being differentiated, and the rule gives no derivative to "
+                    "keyword arguments and nondiff_argnums. Pass it by position and outside nondiff_argnums, or "
+                    "through jax.lax.stop_gradient."
+                )
+
+    def closed_over(self) -> errors.DroppedGradientError:
+        """Return what to raise where a function closes over what is being differentiated."""
+        return errors.DroppedGradientError(
+            f"{self.what} at {self.where}: the function closes over a value that is being differentiated, and the rule "
+            "is about its arguments and the variables of its target alone. Pass the value by position, or make the "
+            "module that it comes from a part of the target: rule((mdl, other), x)."
+        )
+
+    def check_alike(self, out: Any, written: Any, rule: str, pair: str) -> None:
+        """Raise `CustomRuleError` unless the rule returned and wrote what `fn` did: structure, shapes and dtypes."""
+        got = jax.tree.map(type_of, (out, written))
+        if self.seen == got:
+            return
+        (fn_out, fn_written), (out, written) = self.seen, got
+        where = f"{self.what} at {self.where}"
+        keys, rule_keys = ([sorted(w) for w in ws] for ws in (fn_written, written))
+        if keys != rule_keys:
+            raise errors.CustomRuleError(
+                f"{where}: fn and {rule} write different variables: {_listed(keys)} and {_listed(rule_keys)}. Let "
+                "both do the same to the state."
+            )
+        found = tree_mismatch(fn_out, out, any_for_float0=False) or tree_mismatch(fn_written, written)
+        if found:
+            raise errors.CustomRuleError(
+                f"{where}: {rule} returns another output{found.path} than fn does: expected {found.expected}, got "
+                f"{found.got}. The first of the pair {pair} is what fn returns."
+            )
+
+
+def nested(flat: dict[Path, Any]) -> dict[str, Any]:
+    """Return flat variables as scopes hold them."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree
+
+
+def type_of(x: Any) -> jax.ShapeDtypeStruct:
+    """Return shape and dtype of an array or a Python number."""
+    return jax.ShapeDtypeStruct(np.shape(x), x.dtype if hasattr(x, "dtype") else jax.dtypes.result_type(x))
+
+
+# --- arrays and what stands between them -----------------------------------------------------------------------------
+
+
+@jax.tree_util.register_pytree_node_class
+class _Rebuild:
+    """Put arrays back between the static leaves of a tree. A pytree without children: it may be a residual."""
+
+    def __init__(self, treedef: Any, static: tuple[Any, ...]):
+        self.treedef = treedef
+        self.static = static
+
+    def __call__(self, arrays: Sequence[Any]) -> Any:
+        rest = iter(arrays)
+        return self.treedef.unflatten([next(rest) if s is _ARRAY else s for s in self.static])
+
+    def tree_flatten(self) -> tuple[tuple[()], "_Rebuild"]:
+        return (), self
+
+    @classmethod
+    def tree_unflatten(cls, self: "_Rebuild", _: tuple[()]) -> "_Rebuild":
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Rebuild) or self.treedef != other.treedef or len(self.static) != len(other.static):
+            return False
+        return all(
+            a is b or (type(a) is type(b) and bool(a == b)) for a, b in zip(self.static, other.static, strict=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, len(self.static)))
+
+
+_ARRAY = object()
+
+
+def split(tree: Any) -> tuple[list[Any], _Rebuild]:
+    """Return the arrays in `tree`, and what puts them back between the other leaves."""
+    leaves, treedef = jax.tree.flatten(tree)
+    is_array = [_is_array(x) for x in leaves]
+    static = tuple(_ARRAY if a else x for x, a in zip(leaves, is_array, strict=True))
+    return [x for x, a in zip(leaves, is_array, strict=True) if a], _Rebuild(treedef, static)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _maybe_new(grad_vars: Filter, scope: Scope) -> set[str]:
+    """Return the collections in `grad_vars` in which the function could create variables."""
+    return {
+        c for c in {*scope.store.collections(), *filters.named(grad_vars), "params"} if filters.in_filter(grad_vars, c)
+    }
+
+
+def _positions(argnums: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    positions = []
+    for i in argnums:
+        if not -count < i < count or i == 0:
+            raise errors.ArityError(
+                f"{what}: nondiff_argnums has {i}, and the call has {count} positional arguments, of which the "
+                f"module is 0. Give numbers from 1 to {count - 1}, or from {1 - count} to -1."
+            )
+        positions.append(i % count)
+    return tuple(sorted(set(positions)))
+
+
+def _names(fixed: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) -> list[str]:
+    """Return what to call each array among the constants, in the order of `split`."""
+    named = [(f"argument {i}", args[i - 1]) for i in fixed] + [
+        (f"the keyword argument {k!r}", kwargs[k]) for k in sorted(kwargs)
+    ]
+    return [
+        name + jax.tree_util.keystr(path)
+        for name, tree in named
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if _is_array(x)
+    ]
+
+
+def _listed(keys: Sequence[Sequence[Path]]) -> str:
+    return ", ".join("/".join(path) for paths in keys for path in paths) or "none"
