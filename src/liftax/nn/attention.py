@@ -18,12 +18,12 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax.module import Module, compact, merge_param
 from liftax.nn.attention_backend import attend
 from liftax.nn.attention_checks import check_broadcasts, check_rate, head_size, inputs_of
+from liftax.nn.contractions import DenseGeneral
 from liftax.nn.decoding import with_cache
 from liftax.nn.dot_product import dot_product_attention
 from liftax.nn.initializers import lecun_normal, zeros_init
 from liftax.nn.location import place
 from liftax.nn.normalization import LayerNorm
-from liftax.nn.projection import DenseGeneral
 from liftax.typing import Array, Initializer, PRNGKey
 
 __all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"]
@@ -203,8 +203,8 @@ class MultiHeadDotProductAttention(Module):
         else:
             deterministic = True
         return DenseGeneral(
-            features=(self.out_features or q.shape[-1],),
-            axes=2,
+            features=self.out_features or q.shape[-1],
+            axis=(-2, -1),
             use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
