@@ -34,8 +34,9 @@ class SpectralNorm(Module):
 
     State (collection `collection_name`): for each matrix, `<layer>/<path>/u`, $u$, of shape `(1, d)` for the size `d`
     of its last axis, at first normally distributed, and `<layer>/<path>/sigma`, $\sigma$, of shape `()`, at first 1;
-    `<layer>` is the name of the inner layer. Its own variables are where they are without this layer. Initializing
-    draws from the stream `params`; applying draws what the inner layer does.
+    `<layer>` is the name of the inner layer. Boxes, which hold names of axes, leave no trace in the path. The variables
+    of the inner layer are where they are without this one. Initializing draws from the stream `params`; applying draws
+    what the inner layer does.
 
     Args:
         layer_instance: the inner layer.
@@ -99,7 +100,7 @@ class SpectralNorm(Module):
         value = jnp.asarray(stored)
         if value.ndim < 2 or self.n_steps < 1:
             return value
-        where = inner_path(self, path)
+        where = inner_path(self, [key for key in path if not isinstance(key, jax.tree_util.GetAttrKey)])
         if value.ndim > 2 and self.error_on_non_matrix:
             raise ValueError(
                 f"{place(self)} got a variable {where} of shape {value.shape}, expected matrices only, since "

@@ -36,9 +36,10 @@ class WeightNorm(Module):
     $v$ is what the inner layer stores, $w$ is what it reads. The norm is over all axes but `feature_axes`.
 
     Parameters (collection `params`): for each variable that is normalized, `<layer>/<path>/scale`, $\gamma$, of the
-    sizes of its `feature_axes`; `<layer>` is the name of the inner layer. Its own variables are where they are without
-    this layer. Initializing draws from the stream `params` what the inner layer and `scale_init` draw; applying draws
-    what the inner layer does.
+    sizes of its `feature_axes`; `<layer>` is the name of the inner layer. The path of a variable that is boxed, with
+    names of its axes, ends in `/value`, and its scale is found under this name also when `unbox` has removed the boxes.
+    The variables of the inner layer are where they are without this one. Initializing draws from the stream `params`
+    what the inner layer and `scale_init` draw; applying draws what the inner layer does.
 
     The variables of the collections that are normalized can't be written inside.
 
@@ -111,6 +112,11 @@ class WeightNorm(Module):
         scale = None
         if self.use_scale:
             shape = tuple(v.shape[i] for i in features)
-            scale = self.param(f"{where}/scale", self.scale_init, shape, self.param_dtype)
+            scale = self.param(self._name_of_scale(where), self.scale_init, shape, self.param_dtype)
             w = w * scale.reshape([v.shape[i] if i in features else 1 for i in range(v.ndim)])
         return dtypes.cast(w, dtypes.canonicalize_dtype(v, scale, dtype=self.dtype))
+
+    def _name_of_scale(self, where: str) -> str:
+        """Return the name of the scale of the variable at `where`: that of a box, where it was made for one."""
+        name, of_box = f"{where}/scale", f"{where}/value/scale"
+        return of_box if self.has_variable("params", of_box) and not self.has_variable("params", name) else name
