@@ -27,7 +27,8 @@ The contract:
   `float32/out`, `bfloat16/state/batch_stats/mean`, `float16/grads/params/params/kernel`, `float16/grads/x0` (the first
   floating-point leaf of the inputs). What no `Rounding` names is equal to the bit; the reason is for the reader.
 - `collections` are those that a call writes, `rngs` the streams that it draws from.
-- A layer is never left out of a group of tests without a reason: `smooth`, `any_width`, `any_dtype`, `alone` hold it.
+- A layer is never left out of a group of tests without a reason: `smooth`, `any_width`, `any_dtype`,
+  `any_names`, `alone` hold it.
 
 `python -m tests.nn.table` prints the table: layers, cells, and operations traced by liftax, by Linen and by hand.
 """
@@ -130,6 +131,7 @@ class Row:
         smooth: why derivatives are not checked numerically, or the empty string.
         any_width: why inputs with a last axis of another size are no mistake, or the empty string.
         any_dtype: why `dtype=int32` is no mistake, or the empty string.
+        any_names: why names of axes are not compared with those that Linen keeps, or the empty string.
         alone: cells of the transform matrix that do not apply -> why.
         tolerance: relative to the largest element, for the cells of the transform matrix.
     """
@@ -151,6 +153,7 @@ class Row:
     smooth: str = ""
     any_width: str = ""
     any_dtype: str = ""
+    any_names: str = ""
     alone: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerance: float = 2e-5
 

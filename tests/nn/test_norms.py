@@ -19,7 +19,7 @@ X = jnp.asarray((np.sin(np.arange(120.0) ** 1.5) * 2 + 0.5).reshape(4, 5, 6), jn
 class Outer(nn.Module):
     """Holds a layer, so that its path is not the root."""
 
-    inner: nn.Module
+    inner: Any
 
     @nn.compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,6 +102,18 @@ def test_mask_of_lists_of_numbers() -> None:
     mask = [1, 0, 1, 1, 0, 2]
     ours = layer.apply(variables, X, mask=mask)
     np.testing.assert_array_equal(ours, layer.apply(variables, X, mask=jnp.array(mask, bool)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_group_norm_without_fusion(dtype: str) -> None:
+    def results(lib: Any) -> Any:
+        layer, x = lib.GroupNorm(3), X.astype(dtype)
+        params = {"params": {"scale": jnp.sin(jnp.arange(6.0)), "bias": jnp.cos(jnp.arange(6.0))}}
+        with jax.disable_jit():
+            out, vjp = jax.vjp(lambda params: layer.apply(params, x, mask=x > -1.5), params)
+            return out, vjp(jnp.cos(out))
+
+    jax.tree.map(np.testing.assert_array_equal, results(nn), results(flax.linen))
 
 
 def test_group_norm_of_one_group_is_layer_norm() -> None:
