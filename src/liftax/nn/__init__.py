@@ -79,6 +79,7 @@ from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import BatchApply, Sequential
 from liftax.nn.contractions import DenseGeneral, Einsum
 from liftax.nn.conv import Conv, ConvLocal
+from liftax.nn.conv_lstm import ConvLSTMCell
 from liftax.nn.conv_transpose import ConvTranspose
 from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
@@ -107,6 +108,7 @@ __all__ = [
     "BatchNorm",
     "Bidirectional",
     "Conv",
+    "ConvLSTMCell",
     "ConvLocal",
     "ConvTranspose",
     "Dense",

@@ -24,6 +24,11 @@ def pair(dtype: Any) -> tuple[jax.Array, jax.Array]:
     return numbers(3, 4)(dtype) / 2, numbers(3, 4)(dtype)[::-1] / 3
 
 
+def lines(dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Return a memory and a state for each of 6 positions on a line."""
+    return numbers(3, 6, 4)(dtype) / 2, numbers(3, 6, 4)(dtype)[::-1] / 3
+
+
 def cell(name: str, **fields: Any) -> Callable[..., Any]:
     return lambda lib, dtype: getattr(lib, name)(4, bias_init=lib.initializers.normal(), **fields)
 
@@ -88,6 +93,18 @@ def joined_lstm_by_hand(variables: Any, carry: Any, x: jax.Array, _: Any) -> Any
     return (c, h), h
 
 
+def conv_lstm_by_hand(variables: Any, carry: Any, x: jax.Array, _: Any) -> Any:
+    def conv(p: Any, x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_general_dilated(x, p["kernel"], (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+        return y + p["bias"].reshape(1, 1, -1)
+
+    (c, h), p = carry, variables["params"]
+    i, g, f, o = jnp.split(conv(p["ih"], x) + conv(p["hh"], h), 4, -1)
+    c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (c, h), h
+
+
 def simple_rnn_by_hand(variables: Any, xs: jax.Array, _: Any) -> jax.Array:
     def step(h: jax.Array, x: jax.Array) -> Any:
         return simple_by_hand({"params": variables["params"]["cell"]}, h, x, None)
@@ -109,6 +126,8 @@ XS = numbers(3, 4, 5)
 NO_STATE = (numbers(3, 5), numbers(2, 4), pair)
 SCALAR = Mistake("scalar", ValueError, r"got an input of shape \(\)", inputs=(STATE, lambda dtype: jnp.ones(())))
 SCALAR_PAIR = SCALAR._replace(inputs=(pair, lambda dtype: jnp.ones(())))
+FILMS = numbers(3, 2, 4, 3, 2)
+LINES = numbers(3, 6, 2)
 NO_PAIR = (STATE, lambda dtype: (numbers(3, 4)(dtype), numbers(3, 5)(dtype)), numbers(2, 4))
 
 ROWS = [
@@ -161,6 +180,49 @@ ROWS = [
         mistakes=(SCALAR_PAIR, *wrong_carry("OptimizedLSTMCell", *NO_PAIR, expected=r"a pair \(c, h\).*\(3, 4\)")),
     ),
     Row("OptimizedLSTMCell", "gates", cell("OptimizedLSTMCell", gate_fn=jnp.sin), (pair, X), rounding=(CUT_UP,)),
+    Row(
+        "ConvLSTMCell",
+        "default",
+        lambda lib, dtype: lib.ConvLSTMCell(4, (3,)),
+        (lines, LINES),
+        by_hand=conv_lstm_by_hand,
+        rounding=(CUT_UP,),
+        mistakes=(
+            Mistake(
+                "rank",
+                ValueError,
+                r"\(ConvLSTMCell\) got an input of shape \(2,\), expected .*1 axes of space",
+                inputs=(lines, numbers(2)),
+            ),
+            Mistake(
+                "strides",
+                errors.CarryError,
+                r"/inner \(ConvLSTMCell\) got a carry .* strides=2 .* expected \(3, 6, 16\)",
+                make=lambda lib, dtype: lib.ConvLSTMCell(4, (3,), strides=2),
+            ),
+            Mistake(
+                "valid",
+                errors.CarryError,
+                r"/inner \(ConvLSTMCell\) got a carry .* padding='VALID' .* expected \(3, 6, 16\)",
+                make=lambda lib, dtype: lib.ConvLSTMCell(4, (3,), padding="VALID"),
+            ),
+            Mistake(
+                "space",
+                errors.CarryError,
+                r"/inner \(ConvLSTMCell\) got a carry .* inputs of shape \(3, 5, 2\)",
+                inputs=(lines, numbers(3, 5, 2)),
+            ),
+        ),
+    ),
+    Row(
+        "ConvLSTMCell",
+        "films",
+        lambda lib, dtype: lib.RNN(
+            lib.ConvLSTMCell(3, (2, 2), use_bias=False, param_dtype=wide(dtype)), return_carry=True
+        ),
+        (FILMS,),
+        rounding=(CUT_UP,),
+    ),
     Row(
         "RNN",
         "default",
