@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from liftax.core.frozen import FrozenDict
@@ -15,6 +17,7 @@ from liftax.core.frozen import FrozenDict
 ATOMIC = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type}
     | {types.FunctionType, types.BuiltinFunctionType, types.MethodType}
+    | {type(jnp.float32), type(jax.jit(lambda x: x))}  # dtypes as jax.numpy names them, and functions under jit
 )
 
 

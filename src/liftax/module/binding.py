@@ -80,9 +80,12 @@ class Binding:
     def __post_init__(self) -> None:
         own = self.__dict__
         state = own["_state"] = _State()
-        parent = self.parent
+        parent = own.get("_parent")
         if parent is UNSPECIFIED:
-            parent = self.parent = calls.top.module
+            parent = calls.top.module
+            own["_parent"] = weakref.ref(parent) if isinstance(parent, Binding) else parent
+        elif type(parent) is weakref.ref:
+            parent = parent()
         if parent is None:
             return
         if isinstance(parent, Binding):

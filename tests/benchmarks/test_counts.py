@@ -1,0 +1,132 @@
+"""Ceilings of what liftax costs in calls of Python, which no machine, load or clock changes.
+
+Two things are counted for each further block of a network. Calls of liftax's own functions, and of those that Python
+made for its dataclasses and named tuples: JAX has no part in them, so that one ceiling, a little above what is needed, holds
+for all its versions. And all calls, JAX's among them, over those of the version by hand: where that is below 1,
+liftax takes fewer than the arithmetic written out.
+"""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import liftax
+from liftax import nn
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MODULES = ("measure", "models_hand", "models_linen")
+SOURCE = str(Path(liftax.__file__).parent)
+
+TINY = 22
+"""Calls of liftax for a module with one parameter, made, called and forgotten."""
+BLOCKS = {
+    "mlp": (162, 0.8),
+    "grad of mlp": (162, 0.76),
+    "vjp": (265, 0.78),
+    "jvp": (420, 0.82),
+    "grad": (273, 0.77),
+    "value_and_grad": (273, 0.77),
+    "grad of custom_vjp": (850, 0.97),
+    "jit": (130, 1.37),
+    "vmap": (318, 0.76),
+    "scan": (368, 0.9),
+    "remat": (264, 6.6),  # by hand one function is under jax.checkpoint, which JAX traces once for all blocks
+    "vmap_jit_grad": (285, 1.48),
+    "scan_remat_vjp": (577, 11.9),  # as remat
+}
+"""For each further block, three layers in a module, by what is around it: liftax's calls, and all over those by hand."""
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    """The modules of the folder, which are scripts that find each other by the search path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    for name in MODULES:
+        del sys.modules[name]
+
+
+def counted(run):
+    """Return how many calls of liftax's functions `run()` makes, and how many of all."""
+    own = total = 0
+
+    def hook(frame, event, arg):
+        nonlocal own, total
+        if event == "call":
+            total += 1
+            file = frame.f_code.co_filename
+            own += file.startswith(SOURCE) or (file == "<string>" and "liftax" in frame.f_globals.get("__name__", ""))
+
+    sys.setprofile(hook)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return own, total
+
+
+def per_block(benchmarks, implementation, kind, derive=False):
+    """Count the calls of a trace for each further block."""
+    hand = benchmarks.models_hand
+    x = jnp.ones((hand.BATCH, hand.WIDTH))
+    parameters = hand.init(jax.random.key(0), x, 6)
+
+    def of(depth):
+        variables = implementation.variables({name: parameters[name] for name in hand.names(depth)})
+        apply = implementation.program(kind, depth)
+        loss = jax.grad(lambda variables, x: jnp.square(apply(variables, x)).mean()) if derive else apply
+        run = jax.make_jaxpr(loss)
+        return counted(lambda: run(variables, x))
+
+    of(2)  # what is traced once for all is traced here
+    few, many = of(2), of(6)
+    return (many[0] - few[0]) / 4, (many[1] - few[1]) / 4
+
+
+def test_calls_of_a_tiny_module(benchmarks):
+    liftax_ = benchmarks.models_linen.implementation("liftax", nn)
+    x = jnp.ones(3)
+
+    def of(depth):
+        variables = liftax_.variables(benchmarks.models_hand.tiny_parameters(depth))
+        run = liftax_.program("tiny", depth)
+        run(variables, x)
+        return counted(lambda: run(variables, x))[0]
+
+    assert (of(8) - of(4)) / 4 <= TINY
+
+
+@pytest.mark.parametrize("what", BLOCKS)
+def test_calls_of_a_transformed_block(benchmarks, what):
+    kind, derive = what.removeprefix("grad of "), what.startswith("grad of ")
+    own, total = per_block(benchmarks, benchmarks.models_linen.implementation("liftax", nn), kind, derive)
+    hand = benchmarks.models_hand
+    _, by_hand = per_block(benchmarks, hand.implementation(hand.NAME, hand.block), kind, derive)
+    ceiling, over_hand = BLOCKS[what]
+    assert own <= ceiling
+    assert total <= over_hand * by_hand
+
+
+@pytest.mark.parametrize("what", ["mlp", "grad of mlp", "vjp"])
+def test_compiled_program_is_no_larger_than_by_hand(benchmarks, what):
+    kind, derive = what.removeprefix("grad of "), what.startswith("grad of ")
+    hand, measure = benchmarks.models_hand, benchmarks.measure
+    x = jnp.ones((hand.BATCH, hand.WIDTH))
+    parameters = hand.init(jax.random.key(0), x, 2)
+
+    def program(implementation):
+        apply = implementation.program(kind, 2)
+        loss = jax.grad(lambda variables, x: jnp.square(apply(variables, x)).mean()) if derive else apply
+        return measure.program(jax.jit(loss).lower(implementation.variables(parameters), x).compile())
+
+    own = program(benchmarks.models_linen.implementation("liftax", nn))
+    by_hand = program(hand.implementation(hand.NAME, hand.block))
+    assert own.operations <= by_hand.operations
+    assert own.flops <= by_hand.flops
+    assert own.bytes <= by_hand.bytes
