@@ -383,8 +383,11 @@ def wrapped(outer: str, f: Program) -> Program:
     return f
 
 
-def differentiated(cell: Cell, f: Program) -> Tree:
-    """Return the outputs and the new state of `wrapped(outer, f)`, and the gradient of their `total` through it."""
+def differentiated(cell: Cell, f: Program, jit: bool = False) -> Tree:
+    """Return the outputs and the new state of `wrapped(outer, f)`, and the gradient of their `total` through it.
+
+    With `jit`, as one compiled program: for transforms of many operations that costs less than running each of them.
+    """
     params, state, x, key = cell.arguments()
     g = wrapped(cell.outer, f)
 
@@ -392,7 +395,8 @@ def differentiated(cell: Cell, f: Program) -> Tree:
         results = g(p, s, x, key)
         return total(results), results
 
-    grads, results = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(params, state, x)
+    gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+    grads, results = (jax.jit(gradient) if jit else gradient)(params, state, x)
     return {"results": results, "gradients": grads}
 
 
