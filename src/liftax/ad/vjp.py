@@ -40,6 +40,7 @@ class VjpFn:
         jax_vjp: The object that `jax.vjp` returned.
         arrange: Applied to the tuple of cotangents before it is returned, if given. It belongs to the structure of
             the pytree, hence must be hashable, and equal where structures are to be equal.
+        prepare: Makes the cotangent that JAX's object takes of the arguments of the map, if given. The same holds.
 
     Example:
         >>> import jax
@@ -51,13 +52,14 @@ class VjpFn:
 
     jax_vjp: Any
     arrange: Callable[[tuple[Any, ...]], Any] | None = field(default=None, metadata={"static": True})
+    prepare: Callable[..., Any] | None = field(default=None, metadata={"static": True})
 
     def __call__(self, out_ct: PyTree, *extra: Any) -> Any:
         """Return the cotangents of the primals for `out_ct`, the cotangent of the output.
 
         Args:
             out_ct: A tree with the structure, the shapes and the dtypes of `primals_out`; `float0` for integers.
-            *extra: Nothing: the cotangents of several outputs are one tuple.
+            *extra: Nothing: the cotangents of several outputs are one tuple. With `prepare`, what that takes.
 
         Returns:
             A tuple with one tree for each primal, of its structure, shapes and dtypes (`float0` for integers), or
@@ -67,7 +69,9 @@ class VjpFn:
             CotangentError: `out_ct` does not fit the output.
             ReduceAxesError: An axis of `reduce_axes` is not bound any more.
         """
-        if extra:
+        if self.prepare is not None:
+            out_ct = self.prepare(out_ct, *extra)
+        elif extra:
             raise CotangentError(
                 f"The backward map takes one cotangent, and got {1 + len(extra)}. The cotangents of several outputs "
                 "are one tuple: write vjp_fn((a, b)) instead of vjp_fn(a, b)."
@@ -83,7 +87,9 @@ class VjpFn:
 
     def __getattr__(self, name: str) -> Any:
         """Return what JAX's object calls `name`."""
-        if name in ("jax_vjp", "arrange") or name.startswith("__"):  # while copied, a field may not be set yet
+        if name in ("jax_vjp", "arrange", "prepare") or name.startswith(
+            "__"
+        ):  # while copied, a field may not be set yet
             raise AttributeError(name)
         return getattr(self.jax_vjp, name)
 

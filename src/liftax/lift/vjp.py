@@ -14,10 +14,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
-from liftax import ad
+import jax
+
+from liftax import ad, errors
 from liftax.ad.checks import demand_pair, explain_arity
 from liftax.core.pack import View, unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
+from liftax.lift.fill import Rule, complete
+from liftax.lift.nested import get
+from liftax.lift.rule import nested, type_of
 from liftax.typing import AxisName, Filter
 
 
@@ -25,13 +30,13 @@ from liftax.typing import AxisName, Filter
 def vjp(
     fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[False] = False,
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
-    rngs: Filter = True, multi_scope: bool = False,
+    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False,
 ) -> tuple[Any, ad.VjpFn]: ...  # fmt: skip
 @overload
 def vjp(
     fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[True],
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
-    rngs: Filter = True, multi_scope: bool = False,
+    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False,
 ) -> tuple[Any, ad.VjpFn, Any]: ...  # fmt: skip
 def vjp(
     fn: Callable[..., Any],
@@ -43,6 +48,7 @@ def vjp(
     variables: Filter = True,
     rngs: Filter = True,
     multi_scope: bool = False,
+    state_cotangents: bool = False,
 ) -> Any:
     """Differentiate a function of a module backwards, with respect to its variables and its arguments.
 
@@ -58,6 +64,8 @@ def vjp(
         variables: The other collections that `fn` may use. They get none.
         rngs: The rng streams that `fn` may use.
         multi_scope: Accepted for Linen's sake; modules that reach others always work.
+        state_cotangents: What `fn` writes is an output with a cotangent, too: `vjp_fn(out_ct, state_ct)`, where
+            `state_ct` is `{collection: tree}`, shaped like the variables; what it leaves out is zero.
 
     Returns:
         `(primals_out, vjp_fn)`, or `(primals_out, vjp_fn, aux)` if `has_aux`. `vjp_fn(out_ct)` takes a cotangent of
@@ -70,7 +78,7 @@ def vjp(
         TransformTargetError, UnboundModuleError, InvalidScopeError: `mdl` is no usable target.
         UnknownCollectionError: A filter names no collection there is.
         ArityError, AuxError: `fn` does not take `(mdl, *primals)`, or returns no pair.
-        CotangentError: (from `vjp_fn`) the cotangent does not fit the output.
+        CotangentError: (from `vjp_fn`) a cotangent does not fit the output, or the written state.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -101,14 +109,20 @@ def vjp(
                 explain_arity(fn, (inner.target, *args), {}, error, "vjp")
                 raise
             out, aux = demand_pair(out, "vjp") if has_aux else (out, None)
-            return out, (aux, inner.collect())
+            state = inner.collect()
+            return (out, state.written) if state_cotangents else out, (aux, state)
 
     out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, vjp_variables):
         out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
     check_filters(packed, "vjp", state, vjp_variables=vjp_variables, variables=variables)
     packed.commit(state)
-    vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view))
+    prepare = None
+    if state_cotangents:
+        out, written = out
+        leaves, treedef = jax.tree.flatten(jax.tree.map(type_of, written))
+        prepare = Prepare(packed.view, treedef, tuple(leaves))
+    vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view), prepare=prepare)
     return (out, vjp_fn, aux) if has_aux else (out, vjp_fn)
 
 
@@ -121,3 +135,21 @@ class Arrange:
     def __call__(self, cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return `(variables_ct, *primals_ct)`."""
         return (self.view.assemble(cotangents[0]), *cotangents[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Join the cotangents of an output and of written state, shaped like the target. Static and hashable."""
+
+    view: View
+    treedef: Any
+    types: tuple[jax.ShapeDtypeStruct, ...]
+
+    def __call__(self, out_ct: Any, state_ct: Any = None) -> tuple[Any, Any]:
+        """Return `(out_ct, cotangents of what was written)`."""
+        what = "The cotangent of the state given to the backward map of vjp"
+        roots = self.view.disassemble({} if state_ct is None else state_ct, what, errors.CotangentError)
+        rule = Rule(what, "cotangent", "the target", errors.CotangentError, missing_is_zero=True)
+        written = self.treedef.unflatten(self.types)
+        trees = (complete(nested(flat), root, rule) for flat, root in zip(written, roots, strict=True))
+        return out_ct, tuple({path: get(t, path) for path in f} for f, t in zip(written, trees, strict=True))
