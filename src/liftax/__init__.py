@@ -5,22 +5,51 @@ functions (`lx.vjp` and its family).
 """
 
 from liftax import ad, core, errors, lift, nn
-from liftax.ad import divergence, fixed_point, grad, hvp, jvp, laplacian, root, value_and_grad, vhp, vjp
+from liftax.ad import (
+    custom_gradient,
+    custom_jvp,
+    custom_vjp,
+    divergence,
+    fixed_point,
+    grad,
+    hessian,
+    hvp,
+    jacfwd,
+    jacrev,
+    jvp,
+    laplacian,
+    linear_transpose,
+    linearize,
+    root,
+    stop_gradient,
+    value_and_grad,
+    vhp,
+    vjp,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "ad",
     "core",
+    "custom_gradient",
+    "custom_jvp",
+    "custom_vjp",
     "divergence",
     "errors",
     "fixed_point",
     "grad",
+    "hessian",
     "hvp",
+    "jacfwd",
+    "jacrev",
     "jvp",
     "laplacian",
     "lift",
+    "linear_transpose",
+    "linearize",
     "nn",
     "root",
+    "stop_gradient",
     "value_and_grad",
     "vhp",
     "vjp",

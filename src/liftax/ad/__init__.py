@@ -4,8 +4,20 @@
     grad : (a -> R) -> a -> CT a
     jvp  : (a -> b) -> (a, T a) -> (b, T b)
 
+What needs nothing added is JAX's own object under JAX's own name: linear maps, Jacobians and custom rules.
+
 Nothing here knows modules; the transforms in `liftax.lift` are built on these.
 """
+
+from jax import custom_gradient as custom_gradient
+from jax import custom_jvp as custom_jvp
+from jax import custom_vjp as custom_vjp
+from jax import hessian as hessian
+from jax import jacfwd as jacfwd
+from jax import jacrev as jacrev
+from jax import linear_transpose as linear_transpose
+from jax import linearize as linearize
+from jax.lax import stop_gradient as stop_gradient
 
 from liftax.ad.grad import grad as grad
 from liftax.ad.grad import value_and_grad as value_and_grad
@@ -23,13 +35,22 @@ from liftax.ad.vjp import vjp as vjp
 __all__ = [
     "SolveInfo",
     "VjpFn",
+    "custom_gradient",
+    "custom_jvp",
+    "custom_vjp",
     "divergence",
     "fixed_point",
     "grad",
+    "hessian",
     "hvp",
+    "jacfwd",
+    "jacrev",
     "jvp",
     "laplacian",
+    "linear_transpose",
+    "linearize",
     "root",
+    "stop_gradient",
     "value_and_grad",
     "vhp",
     "vjp",
