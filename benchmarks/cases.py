@@ -77,15 +77,29 @@ def compiled(bench: Bench) -> Iterator[Row]:
     blocks = min(bench.depth, COMPILED)
     for kind, derive in (("mlp", False), ("mlp", True), ("vjp", False)):
         name = f"{'grad of ' * derive}{kind}, {blocks} blocks"
-        programs, runs = {}, {}
+        programs, runs, lowers, compiles = {}, {}, {}, {}
         for key, implementation in bench.comparable(kind, derive).items():
             arguments = bench.arguments(implementation, kind, blocks)
-            run = jax.jit(bench.fresh(implementation, kind, blocks, derive)).lower(*arguments).compile()
+
+            def traced(made: Any = implementation, kind: str = kind, derive: bool = derive, arguments: Any = arguments):
+                return jax.jit(bench.fresh(made, kind, blocks, derive)).trace(*arguments)
+
+            run = traced().lower().compile()
+            lowers[key] = lambda traced=traced: measure.lowering(traced())
+            compiles[key] = lambda traced=traced: measure.compiling(traced().lower())
             programs[key] = measure.program(run)
             runs[key] = lambda run=run, arguments=arguments: measure.clock(lambda: run(*arguments), 20)
-        for what, attribute in (("HLO operations", "operations"), ("FLOPs", "flops"), ("bytes", "bytes")):
+        for what, attribute in (
+            ("HLO operations", "operations"),
+            ("FLOPs", "flops"),
+            ("bytes", "bytes"),
+            ("bytes of memory", "memory"),
+        ):
             counted = {key: getattr(program, attribute) for key, program in programs.items()}
             yield bench.counts("compile", f"{what}, {name}", counted, 1.0)
+        if (kind, derive) == ("mlp", False):  # gradients take XLA too long for rounds of them
+            yield bench.row("compile", f"lower, {name}", bench.timed(lowers))
+            yield bench.row("compile", f"compile, {name}", measure.interleaved(compiles, 3, bench.budget))
         yield bench.row("compile", f"run, {name}", bench.timed(runs))
 
 

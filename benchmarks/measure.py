@@ -130,13 +130,29 @@ class Program(NamedTuple):
     operations: int
     flops: float
     bytes: float
+    memory: int
 
 
 def program(compiled: Any) -> Program:
-    """Count the operations of a compiled program, and read its FLOPs and bytes off XLA's cost analysis."""
+    """Count the operations of a compiled program, and read FLOPs, bytes and memory off XLA's analyses.
+
+    Bytes are those that are read and written, memory what arguments, results and temporary values take.
+    """
     operations = re.findall(r"^\s+(?:ROOT )?%?[\w.-]+ = ", compiled.as_text(), re.MULTILINE)
     cost = compiled.cost_analysis()
-    return Program(len(operations), cost["flops"], cost["bytes accessed"])
+    sizes = compiled.memory_analysis()
+    memory = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    return Program(len(operations), cost["flops"], cost["bytes accessed"], memory)
+
+
+def lowering(traced: Any) -> float:
+    """Seconds to lower a program that was traced: a new one, since JAX keeps what it lowered."""
+    return clock(lambda: traced.lower() and None)
+
+
+def compiling(lowered: Any) -> float:
+    """Seconds that XLA takes for a program that was lowered: a new one, as before."""
+    return clock(lambda: lowered.compile() and None)
 
 
 def fresh_interpreter(*arguments: str) -> list[float]:

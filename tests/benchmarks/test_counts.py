@@ -1,9 +1,9 @@
 """Ceilings of what liftax costs in calls of Python, which no machine, load or clock changes.
 
-Two things are counted for each further block of a network. Calls of liftax's own functions, and of those that Python
-made for its dataclasses and named tuples: JAX has no part in them, so that one ceiling, a little above what is needed, holds
-for all its versions. And all calls, JAX's among them, over those of the version by hand: where that is below 1,
-liftax takes fewer than the arithmetic written out.
+Two things are counted for each further block of a network. First the calls of liftax's own functions, and of those that
+Python made for its dataclasses and named tuples. JAX has no part in them, so that one ceiling, a little above what is
+needed, holds for all its versions. Then all calls, JAX's among them, over those of the version by hand: below 1, liftax
+takes fewer than the arithmetic written out.
 """
 
 import importlib
@@ -39,7 +39,7 @@ BLOCKS = {
     "vmap_jit_grad": (285, 1.48),
     "scan_remat_vjp": (577, 11.9),  # as remat
 }
-"""For each further block, three layers in a module, by what is around it: liftax's calls, and all over those by hand."""
+"""For each further block, three layers in a module, by what is around it: own calls, and all over those by hand."""
 
 
 @pytest.fixture(scope="module")
