@@ -181,7 +181,7 @@ def tangents(tree: Tree) -> Tree:
 def lifted(row: Row, transform: str) -> Program:
     """Return the program that uses the lifted transform inside a module, and gives what `raw` gives."""
     wrt = "params" if row.variables(nn, "float32")[0] else False
-    split = dict.fromkeys(row.rngs, False)
+    split: dict[Any, bool] = dict.fromkeys(row.rngs, False)
 
     def grads(call: Callable[..., Any], layer: Any, *primals: Any) -> Any:
         value, found = nn.value_and_grad(
@@ -193,7 +193,7 @@ def lifted(row: Row, transform: str) -> Program:
         if transform == "jit":
             return nn.jit(call)(layer, *primals)
         if transform == "vmap":
-            axes = {"params": None, **dict.fromkeys(state_names, 0)}
+            axes: dict[Any, Any] = {"params": None, **dict.fromkeys(state_names, 0)}
             return nn.vmap(call, variable_axes=axes, split_rngs=split, axis_size=STEPS)(layer, *primals)
         if transform == "scan":
             loop = nn.scan(

@@ -1,8 +1,8 @@
 """The table of layers: what a row says of one, and the programs that are made from it.
 
-A row is one way to use one layer. From it `test_table.py` generates the layer's tests: parity with flax.linen, operations
-counted, transforms (`matrix.py`), numerical derivatives, sharding metadata, and errors. To add a layer, append rows to
-`ROWS` of a file in `rows/`; a new file there is found by itself.
+A row is one way to use one layer. From it `test_table.py` generates the layer's tests: parity with flax.linen, counts
+of operations, transforms (`matrix.py`), numerical derivatives, sharding metadata, and errors. To add a layer, append
+rows to `ROWS` of a file in `rows/`; a new file there is found by itself.
 
     ROWS = [
         Row(
@@ -20,8 +20,8 @@ The contract:
 
 - The first row of a layer gets every cell of the transform matrix, and its operations are printed; later rows get a
   sample of the cells. So the first row is the plain use, as most programs have it.
-- `make` builds the layer anew in each call, for any of float16, bfloat16, float32 and, for `check_grads`, float64. Where
-  a function is what is public (`avg_pool`), return `lib.Sequential([lambda x: lib.avg_pool(x, ...)])`.
+- `make` builds the layer anew in each call, for any of float16, bfloat16, float32 and, for `check_grads`, float64.
+  Where a function is what is public (`avg_pool`), return `lib.Sequential([lambda x: lib.avg_pool(x, ...)])`.
 - The leaves of the inputs that are floating-point are differentiated; the others are not. So are the parameters.
 - Parts of a result have paths, which `Rounding.parts` matches as substrings: `float32/init/params/kernel`,
   `float32/out`, `bfloat16/state/batch_stats/mean`, `float16/grads/params/params/kernel`, `float16/grads/x0` (the first
@@ -307,7 +307,7 @@ def total(tree: Tree) -> jax.Array:
 
 
 def count(jaxpr: Any) -> int:
-    """Count the operations of a jaxpr and of those inside it; a `jit` is what it holds, since XLA sees no more of it."""
+    """Count the operations of a jaxpr and of those inside it; a `jit` counts as what it holds, as for XLA."""
     inner = (sub for eqn in jaxpr.eqns for param in eqn.params.values() for sub in _each(param))
     return sum(eqn.primitive.name not in ("jit", "pjit") for eqn in jaxpr.eqns) + sum(
         count(getattr(sub, "jaxpr", sub)) for sub in inner if hasattr(sub, "jaxpr") or hasattr(sub, "eqns")

@@ -8,11 +8,11 @@ their keys and values, which do not change any more: kept, each step costs one p
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from liftax import errors
+from liftax._compat import is_tracer
 from liftax.module import Module
 from liftax.nn.dtypes import constant
 from liftax.nn.location import place
@@ -69,8 +69,8 @@ def with_cache(module: Module, query: Array, key: Array, value: Array) -> Attend
 def _appended(keys: Array, values: Array, index: Array, key: Array, value: Array) -> tuple[Array, Array, Array, Array]:
     """Return the cache with one position added, and which of its positions are written.
 
-    A position beyond the end has no place. A compiled program can't raise an error, so its value becomes NaN, and with it
-    all that attends to it.
+    A position beyond the end has no place. A compiled program can't raise an error, so its value becomes NaN, and with
+    it all that attends to it.
     """
     length, axis = keys.shape[-3], keys.ndim - 3
     fits = lax.lt(index, constant(length, index))
@@ -112,7 +112,7 @@ def _check(module: Module, query: Array, key: Array, value: Array, keys: Array, 
             f"cache/cache_index at {where} is {jnp.result_type(index).name}{list(jnp.shape(index))}, expected one "
             "integer: the number of positions so far."
         )
-    if not isinstance(index, jax.core.Tracer) and int(index) >= length:
+    if not is_tracer(index) and int(index) >= length:
         raise ValueError(
             f"{where} was called for position {int(index)}, and its cache has room for positions 0 to {length - 1}. "
             "Make the cache by init with longer inputs."

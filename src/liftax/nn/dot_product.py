@@ -196,7 +196,8 @@ def dot_product_attention(
             "dot_product_attention got qk_attn_weights_einsum and attn_weights_value_einsum together with precision or "
             "einsum_dot_general, which say how an einsum multiplies. Give one or the other."
         )
-    query, key, value = promote_dtype(_array(query), _array(key), _array(value), dtype=dtype)
+    operands: list[Array] = promote_dtype(_array(query), _array(key), _array(value), dtype=dtype)
+    query, key, value = operands
     check_heads("dot_product_attention", query, key, value)
     weights = dot_product_attention_weights(
         query,

@@ -17,18 +17,18 @@ STATS = ("batch_stats",)
 
 ONE_CAST = Rounding(
     ("bfloat16/grads/x0", "float16/grads/x0"),
-    "liftax casts an input of 16 bits to float32 once, and the cotangents of its three uses are added in float32; Linen "
-    "casts it for each use, and they are added in 16 bits",
+    "liftax casts an input of 16 bits to float32 once, and the cotangents of its three uses are added in float32; "
+    "Linen casts it for each use, and they are added in 16 bits",
 )
 ONE_DIFFERENCE = Rounding(
     ("grads/x0",),
-    "x - mean is computed once, for the variance and for the output, in Linen twice: the cotangents of the two uses are "
-    "added in another order",
+    "x - mean is computed once, for the variance and for the output, in Linen twice: the cotangents of the two uses "
+    "are added in another order",
 )
 ONE_MASK = Rounding(
     ("grads", "bfloat16/out", "float16/out"),
-    "the elements that the mask hides are set to zero, and the others counted, once, in Linen for each mean: XLA fuses the "
-    "two programs differently",
+    "the elements that the mask hides are set to zero, and the others counted, once, in Linen for each mean: XLA fuses "
+    "the two programs differently",
 )
 EXCESS_PRECISION = Rounding(
     ("out", "grads"),
@@ -37,8 +37,8 @@ EXCESS_PRECISION = Rounding(
 )
 NO_MEAN = Rounding(
     ("grads", "out"),
-    "no mean is subtracted, where Linen subtracts zeros: XLA fuses the two programs differently, and the cotangents of the "
-    "uses of the input are added in another order",
+    "no mean is subtracted, where Linen subtracts zeros: XLA fuses the two programs differently, and the cotangents of "
+    "the uses of the input are added in another order",
 )
 
 HALF = "the row computes in 16 bits"
