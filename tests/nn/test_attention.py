@@ -1,7 +1,7 @@
 """Attention beside Linen's, to the bit; decoding; the back end of `jax.nn`; and what errors say."""
 
 import functools
-import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen
@@ -18,17 +18,14 @@ MASK = np.tril(np.ones((5, 5), bool))[None, None]
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 MHA = nn.MultiHeadDotProductAttention
 
+# What the table of layers does not hold.
 CASES: dict[str, tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]] = {
     "self": ({}, (X,), {}),
     "mask": ({}, (X,), {"mask": MASK}),
     "mask-of-numbers": ({}, (X,), {"mask": MASK.astype(np.float32)}),
-    "cross": ({"qkv_features": 8, "out_features": 3, "normalize_qk": True, "use_bias": False}, (X, Y), {}),
-    "dropout": ({"dropout_rate": 0.4}, (X,), {"deterministic": False}),
     "dropout-each": ({"dropout_rate": 0.4, "broadcast_dropout": False}, (X, Y), {"deterministic": False}),
     "dropout-key": ({"dropout_rate": 0.4, "deterministic": False}, (X,), {"dropout_rng": jax.random.key(5)}),
     "deterministic": ({"dropout_rate": 0.4, "deterministic": True}, (X,), {}),
-    "half": ({"dtype": jnp.bfloat16}, (X,), {"mask": MASK}),
-    "float32-softmax": ({"dtype": jnp.float16, "force_fp32_for_softmax": True}, (X,), {}),
     "no-batch": ({}, (X[0],), {}),
     "two-batches": ({}, (X[None],), {}),
     "sown": ({}, (X,), {"sow_weights": True}),
@@ -65,16 +62,20 @@ def assert_same_bits(ours: Any, theirs: Any) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
 
 
-@pytest.mark.parametrize("case", CASES)
+def each(cases: Iterable[str], *, short: tuple[str, ...]) -> Any:
+    """Return the mark for one test for each case, those that are not `short` in the long run only."""
+    marks = {case: [] if case in short else [pytest.mark.long] for case in cases}
+    return pytest.mark.parametrize("case", [pytest.param(case, marks=mark) for case, mark in marks.items()])
+
+
+@each(CASES, short=("mask-of-numbers", "dropout-each", "sown"))
 def test_equals_linen(case: str) -> None:
     assert_same_bits(results(nn, *CASES[case]), results(flax.linen, *CASES[case]))
 
 
 def test_other_names_equal_linen() -> None:
     for name in ("MultiHeadAttention", "SelfAttention"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            ours, theirs = (getattr(lib, name)(2).init_with_output(KEYS, X) for lib in (nn, flax.linen))
+        ours, theirs = (getattr(lib, name)(2).init_with_output(KEYS, X) for lib in (nn, flax.linen))
         assert_same_bits(ours, theirs)
 
 
@@ -120,11 +121,15 @@ def test_beyond_the_end_of_the_cache() -> None:
     assert np.isnan(out).all()
 
 
-@pytest.mark.parametrize("case", ["self", "mask", "mask-of-numbers", "deterministic", "no-batch", "two-batches"])
+@each(
+    ("self", "mask", "mask-of-numbers", "deterministic", "no-batch", "two-batches"),
+    short=("mask-of-numbers", "no-batch"),
+)
 def test_back_end_of_jax(case: str) -> None:
     fields, inputs, call = CASES[case]
+    ours = results(nn, fields, inputs, call)
     for fn in (jax.nn.dot_product_attention, functools.partial(jax.nn.dot_product_attention, implementation="xla")):
-        ours, theirs = (results(nn, {**fields, **more}, inputs, call) for more in ({}, {"attention_fn": fn}))
+        theirs = results(nn, {**fields, "attention_fn": fn}, inputs, call)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6, rtol=1e-5), ours, theirs)
 
 
