@@ -17,7 +17,13 @@ from liftax import errors, nn
 
 KEY = jax.random.key(3)
 X = jnp.asarray(np.sin(np.arange(12.0)).reshape(4, 3), jnp.float32)
-LAYERS = ["Dense", "Embed", "LayerNorm", "RMSNorm", "InstanceNorm", "BatchNorm", "Dropout", "Sequential"]
+LAYERS = [
+    *("Dense", "DenseGeneral", "Einsum", "Conv", "ConvLocal", "ConvTranspose", "Embed", "PReLU"),
+    *("LayerNorm", "RMSNorm", "InstanceNorm", "BatchNorm", "GroupNorm", "WeightNorm", "SpectralNorm"),
+    *("MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"),
+    *("RNN", "SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "ConvLSTMCell"),
+    *("Dropout", "Sequential"),
+]
 
 
 class Outer(nn.Module):
