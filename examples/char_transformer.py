@@ -108,9 +108,9 @@ class Config(NamedTuple):
     layers: int = 2
     heads: int = 4
     width: int = 96
-    context: int = 128  # characters
-    batch: int = 16  # windows a training step
-    dropout: float = 0.1
+    context: int = 96  # characters
+    batch: int = 8  # windows a training step
+    dropout: float = 0.05
     rate: float = 4e-3  # the highest learning rate
 
 
@@ -283,12 +283,12 @@ def make_table(rows: Sequence[tuple[str, float]], caption: str) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Learn to write documentation, character by character.")
-    parser.add_argument("--steps", type=int, help="training steps (600)")
+    parser.add_argument("--steps", type=int, help="training steps (900)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training and of the samples (0)")
     parser.add_argument("--out", type=Path, default=ROOT / "examples/out/char_transformer.png", help="the figure")
     parser.add_argument("--quick", action="store_true", help="a tiny model, seconds; what it learned is not checked")
     options = parser.parse_args(arguments)
-    steps = (20 if options.quick else 600) if options.steps is None else options.steps
+    steps = (20 if options.quick else 900) if options.steps is None else options.steps
     if steps < 1:
         parser.error(f"--steps is {steps}; at least 1 step is needed")
 
