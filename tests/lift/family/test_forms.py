@@ -180,11 +180,23 @@ def lifted_custom_jvp(fn, mdl, x, _):
 
 
 def plain_rule(pure, p, x, shaped):
-    """What each rule means: the derivative of the arguments scaled, the values as they are."""
-    p2, x3 = (
-        jax.tree.map(lambda v, f=f: f * v + jax.lax.stop_gradient((1 - f) * v), t) for f, t in ((2.0, p), (3.0, x))
-    )
-    return pure(p2, x3)
+    """What each rule means: the derivatives scaled, and those of second order of what is scaled."""
+    closed, types = jax.make_jaxpr(pure, return_shape=True)(p, x)
+
+    def run(consts, p, x):
+        out = jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves((p, x)))
+        return jax.tree.unflatten(jax.tree.structure(types), out)
+
+    @jax.custom_jvp
+    def ruled(consts, p, x):
+        return run(consts, p, x)
+
+    @ruled.defjvp
+    def _(primals, tangents):
+        consts, *point = primals
+        return jax.jvp(lambda p, x: run(consts, p, x), point, [scaled(2.0, tangents[1]), 3.0 * tangents[2]])
+
+    return ruled(closed.consts, p, x)
 
 
 def lifted_linear_transpose(fn, mdl, x, _):
