@@ -84,8 +84,9 @@ def test_training_on_linen_gives_the_same_curve(
     np.testing.assert_allclose(losses, losses_linen, rtol=0, atol=1e-5)
     np.testing.assert_allclose(curve, curve_linen, rtol=0, atol=1e-5)
     assert jax.tree.structure(params) == jax.tree.structure(params_linen)
-    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(params_linen), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(params_linen), strict=True):
+        if "['key']['bias']" not in jax.tree_util.keystr(path):  # no effect on softmax: Adam scales rounding errors up
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_cached_logits_are_those_of_the_whole_window(
