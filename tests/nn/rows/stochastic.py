@@ -13,6 +13,7 @@ from ..table import KEY, Mistake, Row, numbers
 ON = {"deterministic": False}
 ANY = "a mask is drawn for inputs of any size"
 DROPOUT = ("dropout",)
+OTHER_KEY = "`nn.jit` folds keys where it is called, and `nn.scan` splits them: other masks, in Linen as here"
 
 
 def dropout_by_hand(_: Any, x: jax.Array, keys: Any) -> jax.Array:
@@ -29,6 +30,7 @@ ROWS = [
         "default",
         lambda lib, dtype: lib.Dropout(0.4, deterministic=False),
         rngs=DROPOUT,
+        alone={"lifted-jit": OTHER_KEY, "lifted-scan": OTHER_KEY},
         by_hand=dropout_by_hand,
         any_width=ANY,
         mistakes=(
