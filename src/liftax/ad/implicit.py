@@ -4,8 +4,9 @@
     root        : (a -> b -> a) -> a -> b -> a     f(x, b) = 0
 
 The solver is not differentiated. Where `g(x, b) = 0` holds for all `b`, `dx = -(dg/dx)^-1 (dg/db) db`: one linear
-system, solved by GMRES with products of the Jacobian alone, forwards and (transposed) backwards. So memory does not
-grow with the number of steps, and derivatives do not depend on how the solution was found.
+system, forwards and (transposed) backwards. So memory does not grow with the number of steps, and derivatives do not
+depend on how the solution was found. Up to 512 unknowns the system is solved directly; beyond that by GMRES, with
+products of the Jacobian alone, and where that does not get there the derivative is NaN.
 
 Source: `jax.lax.custom_root`; Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019.
 """
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from liftax.ad.checks import check_float_primals, demand_callable, tree_mismatch
 from liftax.errors import NonDifferentiableOutputError
@@ -30,6 +32,9 @@ class SolveInfo(NamedTuple):
 
     steps: Any
     error: Any
+
+
+_DENSE = 512  # up to so many unknowns a Jacobian is made whole: a direct solve needs no luck with the spectrum
 
 
 def fixed_point(
@@ -136,13 +141,33 @@ def _solve(
 
 
 def _linear_solve(matvec: Callable[[Any], Any], b: Any) -> Any:
+    # A solve by itself can't be transposed: what it does depends on b outside of its linear part.
+    return jax.lax.custom_linear_solve(matvec, b, solve=_solved, transpose_solve=_solved)
+
+
+def _solved(matvec: Callable[[Any], Any], b: Any) -> Any:
+    flat, unravel = ravel_pytree(b)
+    dtype = jnp.promote_types(flat.dtype, jnp.float32)  # what solvers know
+
+    def product(v: Any) -> Any:
+        return ravel_pytree(matvec(unravel(v.astype(flat.dtype))))[0].astype(dtype)
+
+    wide = flat.astype(dtype)
+    if flat.size <= _DENSE:
+        x = jnp.linalg.solve(jax.vmap(product, out_axes=1)(jnp.eye(flat.size, dtype=dtype)), wide)
+    else:
+        eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(b))
+        x = _krylov(product, wide, eps)
+    return unravel(x.astype(flat.dtype))
+
+
+def _krylov(product: Callable[[Any], Any], b: Any, eps: float) -> Any:
     from jax.scipy.sparse.linalg import gmres  # on demand: it imports SciPy's special functions
 
-    def solve(matvec: Callable[[Any], Any], b: Any) -> Any:
-        return gmres(matvec, b, tol=1e-7, maxiter=20)[0]
-
-    # gmres by itself can't be transposed: its tolerance depends on b outside of its own custom_linear_solve (JAX 0.12)
-    return jax.lax.custom_linear_solve(matvec, b, solve=solve, transpose_solve=solve)
+    x = gmres(product, b, tol=max(8 * eps, 1e-12), restart=64, maxiter=8)[0]
+    # GMRES may stagnate, and what it has then is no solution: NaN rather than a wrong derivative.
+    solved = jnp.linalg.norm(product(x) - b) <= eps**0.5 * jnp.linalg.norm(b)
+    return jnp.where(solved, x, jnp.nan)
 
 
 def _size(tree: Any) -> Any:

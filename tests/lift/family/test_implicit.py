@@ -116,6 +116,40 @@ def test_info_and_second_derivatives():
     np.testing.assert_allclose(info.error, abs(0.9 * slow + 1 - slow), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [40, 520])
+def test_a_system_that_krylov_methods_stagnate_on(size):
+    """Shifting by one place: GMRES gains nothing before its last step. Solved, or NaN: never a wrong derivative."""
+
+    def solution(b):
+        return lx.root(lambda x: jnp.roll(x, 1) - b, b, max_steps=2)[0]
+
+    b = jnp.arange(float(size))
+    weights = jnp.cos(b)
+    found = jax.jit(jax.grad(lambda b: weights @ solution(b)))(b)
+    if size == 40:
+        np.testing.assert_allclose(solution(b), jnp.roll(b, -1), atol=1e-5)
+        np.testing.assert_allclose(found, jnp.roll(weights, 1), atol=1e-5)
+    else:
+        assert jnp.isnan(found).all()
+
+
+def test_many_unknowns_are_solved_by_products_alone():
+    a = jnp.linspace(0.1, 0.5, 600)
+    found = jax.jit(jax.grad(lambda a: lx.fixed_point(lambda x: a * jnp.roll(x, 1) + 1, a)[0].sum()))(a)
+    exact = jax.grad(
+        lambda a: jnp.linalg.solve(jnp.eye(600) - a[:, None] * jnp.roll(jnp.eye(600), 1, 0), a * 0 + 1).sum()
+    )
+    np.testing.assert_allclose(found, exact(a), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_dtypes(dtype):
+    slope = jax.grad(lambda a: lx.fixed_point(lambda x: 0.5 * a * x + a, jnp.ones(3, dtype))[0].real.sum())
+    found = slope(jnp.asarray(0.5, dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.real.astype(float), 16 / 3, rtol=max(1e-5, float(4 * jnp.finfo(dtype).eps)))
+
+
 def test_error_texts():
     with pytest.raises(
         errors.NonDifferentiableOutputError, match=r"fixed_point.*expected float32\[3\], got float32\[\]"
