@@ -1,84 +1,11 @@
-"""Programs over modules, run on flax.linen and on liftax: the same variables, outputs, state, and errors.
+"""Where a module does more than Linen's, or otherwise; what is the same is in `tests/parity`."""
 
-Results are equal to the bit: both libraries draw the same keys and run the same JAX operations in these programs.
-"""
-
-from collections.abc import Mapping
-from typing import Any
-
-import flax.core
-import flax.errors
-import flax.linen
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from tests.module.programs import MISTAKES, PROGRAMS, SCRIPTS
+from tests.parity.table import difference, plain
 
 from liftax import errors, nn
-
-
-def plain(x: Any) -> Any:
-    """Return `x` as data that compares to the bit."""
-    if isinstance(x, Mapping):
-        return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, tuple | list):
-        return [plain(v) for v in x]
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return x.shape, str(x.dtype)
-    if hasattr(x, "unbox") and hasattr(x, "names"):
-        return "box", x.names, plain(x.unbox())
-    if isinstance(x, jax.Array | np.ndarray | np.generic):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        x = np.asarray(x)
-        return str(x.dtype), x.shape, x.tolist()
-    return x
-
-
-def run(name: str, lib: Any) -> dict[str, Any]:
-    program = PROGRAMS[name]
-    model = program.build(lib)
-    out, variables = model.init_with_output(program.rngs, *program.args, **program.options)
-    init = plain((out, variables))
-    stored = {col: tree for col, tree in variables.items() if col != "intermediates"}
-    if program.frozen:
-        stored = flax.core.freeze(stored)
-    first = model.apply(stored, *program.args, rngs=program.rngs, mutable=program.mutable, **program.options)
-    again = model.apply(stored, *program.args, rngs=program.rngs, mutable=program.mutable, **program.options)
-    return {"init": init, "apply": plain(first), "again": plain(again)}
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program(name: str):
-    assert run(name, nn) == run(name, flax.linen)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_script(name: str):
-    assert plain(SCRIPTS[name](nn)) == plain(SCRIPTS[name](flax.linen))
-
-
-# Where liftax names the mistake, and Linen its consequence.
-CLEARER = {"module_that_escaped": errors.InvalidScopeError}
-
-
-def raised(name: str, lib: Any) -> type[Exception]:
-    with pytest.raises(Exception) as caught:
-        MISTAKES[name](lib)
-    return caught.type
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistake(name: str):
-    """Errors that have a class in Linen have it here; where Linen raises a built-in, a class of liftax is better."""
-    ours, theirs = raised(name, nn), raised(name, flax.linen)
-    if name in CLEARER:
-        assert ours is CLEARER[name]
-    elif issubclass(theirs, flax.errors.FlaxError):
-        assert ours.__name__ == theirs.__name__
-    else:
-        assert issubclass(ours, theirs | errors.LiftaxError)
 
 
 def test_method_may_be_a_submodule():
@@ -182,9 +109,9 @@ def test_sharing_modules_inside_transforms():
     assert set(inner["params"]) == {"kernel", "bias", "scale", "head"}
     want_variables, want_x = expected(inner, x)
     # Before setup has run the variables are those of the field `base`, and that is how they are packed.
-    assert plain(variables_ct) == plain({"params": {"base": want_variables["params"]}})
-    assert plain(x_ct) == plain(want_x)
-    assert plain(Net().apply(variables, x)) == plain((y, (variables_ct, x_ct)))
+    assert not difference(plain(variables_ct), plain({"params": {"base": want_variables["params"]}}))
+    assert not difference(plain(x_ct), plain(want_x))
+    assert not difference(plain(Net().apply(variables, x)), plain((y, (variables_ct, x_ct))))
 
 
 def test_interceptors_hold_in_rules_traced_later():

@@ -1,0 +1,1 @@
+"""The same programs on flax.linen and on liftax."""
