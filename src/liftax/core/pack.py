@@ -264,6 +264,7 @@ class Bound:
             store.counters = {path: dict(counts) for path, counts in packed.counters[i].items()}
             store.replay = dict(packed.replay[i])
             store.rng_base = packed.rng_bases[i]
+            store.moved = outer.store.moved
             scopes.append(Scope(store, None, outer.name, outer.path))
         self._scopes = scopes
         self._frame = calls.top

@@ -94,6 +94,11 @@ class Scope:
         """Whether the call or transform that owned this scope has ended."""
         return self.store.dead
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a variable here, or below, was read or made."""
+        return bool(self._cols)
+
     def has_flag(self, key: str) -> bool:
         """Tell whether the call carries the flag `key`."""
         return key in self.store.flags
@@ -180,6 +185,15 @@ class Scope:
 
     # --- rngs --------------------------------------------------------------------------------------------------------
 
+    @property
+    def rng_path(self) -> Path:
+        """The names that draws fold into the key: the path, or the path before the scope was moved."""
+        for n in range(len(self.path), 0, -1):
+            before = self.store.moved.get(self.path[:n])
+            if before is not None:
+                return (*before, *self.path[n:])
+        return self.path
+
     def has_rng(self, name: str) -> bool:
         """Tell whether the rng stream `name` was given."""
         return name in self.store.keys
@@ -203,7 +217,8 @@ class Scope:
         if counts is None:
             counts = self._counts = store.counters.setdefault(self.path, {})
         count = counts[name] = counts.get(name, 0) + 1
-        return rngs.fold(key, *self.path[store.rng_base :], count)
+        path = self.rng_path if store.moved else self.path
+        return rngs.fold(key, *path[store.rng_base :], count)
 
     def _no_rng(self, name: str) -> str:
         given = ", ".join(repr(k) for k in self.store.keys) or "none"

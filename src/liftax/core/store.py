@@ -31,6 +31,7 @@ class Store:
         "flags",
         "keys",
         "known",
+        "moved",
         "mutable",
         "owner",
         "replay",
@@ -62,6 +63,7 @@ class Store:
         self.written: dict[Path, Any] = {}  # (collection, *path from the root, name) -> last value put there
         self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
         self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
+        self.moved: dict[Path, Path] = {}  # path of a scope that share_scope has moved -> names that its draws fold
         self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
         self.trace = _compat.trace_state()
         self.dead = False

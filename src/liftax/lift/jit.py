@@ -202,7 +202,7 @@ def _forked(
         forked = {stream: scope.make_rng(stream) for stream in scope.store.keys if in_filter(rngs, stream)}
     call = Call(fn, mdl, args, kwargs, (variables,), rngs, name)
     packed = call.packed
-    packed.rng_bases = tuple(len(root.path) for root in packed.roots)
+    packed.rng_bases = tuple(len(root.rng_path) for root in packed.roots)
     packed.keys = tuple(
         {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
         for root, keys in zip(packed.roots, packed.keys, strict=True)
@@ -254,6 +254,7 @@ def _fingerprint(call: Call) -> Any:
     scopes = tuple(
         (
             _static(root.store.flags, "flags", {}),
+            tuple((p[len(root.path) :], at) for p, at in root.store.moved.items() if p[: len(root.path)] == root.path),
             _frozen_filter(mutable),
             tuple(sorted((path[len(root.path) :], tuple(sorted(n.items()))) for path, n in counters.items() if n)),
         )

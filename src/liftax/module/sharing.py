@@ -55,12 +55,20 @@ def share_scope(module: Module, other: Module, /) -> None:
     changed.__dict__["scope"] = scope
     for child in changed._state.children.values():
         if isinstance(child, Binding) and child.scope is not None and child.scope.parent is old:
-            _move(child, scope.push(child.scope.name))
+            if child.scope.in_use:  # its variables lie where they were made
+                scope.reserve(child.scope.name)
+            else:
+                before = child.scope.rng_path
+                _move(child, scope.push(child.scope.name))
+                scope.store.moved[child.scope.path] = before  # it goes on to draw as before, as in Linen
 
 
 def _move(module: Any, scope: Scope) -> None:
     old = module.scope
     scope.reservations = old.reservations
+    counters = scope.store.counters
+    if old.path in counters:
+        counters[scope.path] = counters.pop(old.path)
     module.__dict__["scope"] = scope
     for child in module._state.children.values():
         if isinstance(child, Binding) and child.scope is not None and child.scope.parent is old:
