@@ -10,7 +10,9 @@ import pytest
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 
-@pytest.mark.parametrize("module", ["liftax.nn", "liftax.nn.initializers", "liftax.lift", "liftax.ad", "liftax.core"])
+@pytest.mark.parametrize(
+    "module", ["liftax.nn", "liftax.nn.initializers", "liftax.nn.fp8_ops", "liftax.lift", "liftax.ad", "liftax.core"]
+)
 def test_reference_names_everything(module: str):
     """Each public name stands in code on the page of its namespace."""
     page = (REFERENCE / f"{module.split('.')[1]}.md").read_text()

@@ -4,11 +4,13 @@ JAX promises nothing about these names: each one below says which versions of JA
 upgrade means running the tests and reading this file. Everything else in liftax uses public JAX.
 """
 
+import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 import jax._src.core  # `jax.extend.core` has the same, and imports Pallas: as much time as liftax in all
+import jax._src.dtypes
 import jax.core
 import jax.interpreters.ad
 import jax.interpreters.batching
@@ -189,3 +191,72 @@ def closed(fun: Callable[[Any], Any], example: Any) -> tuple[Callable[[Any, Any]
         return treedef.unflatten(jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(x)))
 
     return run, list(traced.consts)
+
+
+def maximum_dtype(numbers: Any) -> Any:
+    """Make a dtype whose arrays are those of the dtype `numbers`, but whose cotangents add up by their maximum.
+
+    It converts to and from `numbers` by `jax.lax.convert_element_type`, and takes part in no arithmetic. JAX 0.10 to
+    0.12 (`jax._src.dtypes.ExtendedDType`, and the rules that it asks for).
+    """
+    numbers = jax.numpy.dtype(numbers)
+    convert = jax.lax.convert_element_type
+
+    class Rules:
+        allow_conversion = True
+
+        @staticmethod
+        def physical_element_aval(dtype: Any) -> Any:
+            return jax._src.core.ShapedArray((), numbers)
+
+        @staticmethod
+        def convert_from(dtype: Any, other: Any) -> bool:
+            return other == numbers
+
+        @staticmethod
+        def convert_to(other: Any, dtype: Any) -> bool:
+            return other == numbers
+
+        @staticmethod
+        def tangent_dtype(dtype: Any) -> Any:
+            return dtype
+
+        @staticmethod
+        def add(dtype: Any, x: Any, y: Any) -> Any:
+            return convert(jax.lax.max(convert(x, numbers), convert(y, numbers)), dtype)
+
+        @staticmethod
+        def zero(dtype: Any) -> Any:
+            return convert(numbers.type(-jax.numpy.inf), dtype)
+
+        @staticmethod
+        def full(shape: Any, fill_value: Any, dtype: Any) -> Any:
+            return convert(jax.lax.full(shape, convert(fill_value, numbers)), dtype)
+
+    class Maximum(jax.dtypes.extended):
+        """The kind of the dtype, for `jax.dtypes.issubdtype`."""
+
+    @dataclasses.dataclass(frozen=True)
+    class MaximumDType(jax._src.dtypes.ExtendedDType):
+        _rules: Any = Rules
+        type: Any = Maximum
+
+        def __repr__(self) -> str:
+            return self.name
+
+        @property
+        def name(self) -> str:
+            return f"max_{numbers.name}"
+
+    return MaximumDType()
+
+
+def einsum(equation: str, *operands: Any, dot_general: Callable[..., Any], preferred_element_type: Any) -> Any:
+    """Return `jnp.einsum`, multiplied by `dot_general`. JAX 0.10 to 0.12 (`_dot_general`, an experimental argument).
+
+    It is called as `dot_general(a, b, dimension_numbers, precision, preferred_element_type=…)`, where `a` and `b` may
+    be the operands in the other order.
+    """
+    return jax.numpy.einsum(
+        equation, *operands, preferred_element_type=preferred_element_type, _dot_general=dot_general
+    )

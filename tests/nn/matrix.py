@@ -228,10 +228,16 @@ def program(cell: Cell) -> Tree:
         f = lifted(cell.row, cell.transform)
         if cell.transform == "vmap":  # whose variables have an axis of steps
             state = jax.tree.map(lambda x: jnp.stack([x] * STEPS), state)
-    return jax.jit(f)(params, state, primals, keys)
+    return written(cell, jax.jit(f)(params, state, primals, keys))
 
 
 def reference(cell: Cell) -> Tree:
     """Return what it should give."""
     f = looped(cell.transform, pure(flax.linen, cell.row, plain))
-    return jax.jit(f)(*cell.arguments(flax.linen))
+    return written(cell, jax.jit(f)(*cell.arguments(flax.linen)))
+
+
+def written(cell: Cell, result: Tree) -> Tree:
+    """Return the result without the collections that are only read, which a loop over steps carries along."""
+    out, state = result
+    return out, {name: state[name] for name in cell.row.collections}

@@ -71,18 +71,26 @@ from liftax.module import (
     summary,
 )
 from liftax.module.summary import tabulate
-from liftax.nn import activation, initializers, meta
+from liftax.nn import activation, fp8_ops, initializers, meta
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.attention import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
 from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
+from liftax.nn.batch_apply import BatchApply
 from liftax.nn.batch_norm import BatchNorm
-from liftax.nn.combinators import BatchApply, Sequential
+from liftax.nn.combinators import Sequential
 from liftax.nn.contractions import DenseGeneral, Einsum
 from liftax.nn.conv import Conv, ConvLocal
 from liftax.nn.conv_lstm import ConvLSTMCell
 from liftax.nn.conv_transpose import ConvTranspose
 from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
+from liftax.nn.fp8_ops import (
+    Fp8DirectDotGeneralOp,
+    Fp8DotGeneral,
+    Fp8DotGeneralOp,
+    Fp8Einsum,
+    NANOOFp8DotGeneralOp,
+)
 from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
 from liftax.nn.linear import Dense
@@ -117,6 +125,10 @@ __all__ = [
     "Dropout",
     "Einsum",
     "Embed",
+    "Fp8DirectDotGeneralOp",
+    "Fp8DotGeneral",
+    "Fp8DotGeneralOp",
+    "Fp8Einsum",
     "FrozenDict",
     "GRUCell",
     "GroupNorm",
@@ -129,6 +141,7 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "MultiHeadDotProductAttention",
+    "NANOOFp8DotGeneralOp",
     "OptimizedLSTMCell",
     "Partitioned",
     "RMSNorm",
@@ -159,6 +172,7 @@ __all__ = [
     "enable_named_call",
     "fixed_point",
     "fold_rngs",
+    "fp8_ops",
     "get_logical_axis_rules",
     "get_partition_spec",
     "get_sharding",
