@@ -197,7 +197,7 @@ def maximum_dtype(numbers: Any) -> Any:
     """Make a dtype whose arrays are those of the dtype `numbers`, but whose cotangents add up by their maximum.
 
     It converts to and from `numbers` by `jax.lax.convert_element_type`, and takes part in no arithmetic. JAX 0.10 to
-    0.12 (`jax._src.dtypes.ExtendedDType`, and the rules that it asks for).
+    0.12 (`jax._src.dtypes.ExtendedDType`, the rules that it asks for, and `jax._src.earray`).
     """
     numbers = jax.numpy.dtype(numbers)
     convert = jax.lax.convert_element_type
@@ -232,6 +232,16 @@ def maximum_dtype(numbers: Any) -> Any:
         @staticmethod
         def full(shape: Any, fill_value: Any, dtype: Any) -> Any:
             return convert(jax.lax.full(shape, convert(fill_value, numbers)), dtype)
+
+        @staticmethod
+        def global_sharded_result_handler(aval: Any, sharding: Any, committed: bool) -> Any:
+            """Return what makes the result of a program from the buffers of its numbers."""
+            from jax._src import earray
+            from jax._src.interpreters import pxla
+
+            inner = jax._src.core.physical_aval(aval)
+            made = pxla.global_result_handlers[jax._src.core.ShapedArray](inner, sharding, committed)
+            return lambda buffers: earray.EArray(aval, made(buffers))
 
     class Maximum(jax.dtypes.extended):
         """The kind of the dtype, for `jax.dtypes.issubdtype`."""

@@ -82,8 +82,8 @@ def test_a_scale_is_that_of_the_history_before() -> None:
     assert seen(7.0)["input_amax_history"] == [7.0, 896.0, 3.0, 5.0]
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_cotangents_of_fm32_meet_by_their_maximum(shift: int) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cotangents_of_fm32_meet_by_their_maximum(compiled: bool) -> None:
     def run(lib: Any) -> Any:
         ops = lib.fp8_ops
 
@@ -95,8 +95,9 @@ def test_cotangents_of_fm32_meet_by_their_maximum(shift: int) -> None:
 
             return jax.lax.scan(step, x, length=3)[0].sum()
 
-        gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
-        return gradient(jnp.ones(1), jnp.roll(jnp.array([4.0, 3.0, 896.0]), shift), jnp.array([0.7, 5.0]))
+        gradient = jax.grad(loss, (0, 1, 2))
+        gradient = jax.jit(gradient) if compiled else gradient
+        return gradient(jnp.ones(1), jnp.array([4.0, 3.0, 896.0]), jnp.array([0.7, 5.0]))
 
     ours = run(nn)
     equal(ours, run(flax.linen))
