@@ -33,6 +33,7 @@ class Bench:
     """What the cases share: implementations, settings, and the remarks that end up below the table."""
 
     implementations: dict[str, Any]
+    networks: dict[str, Any]
     depth: int
     depths: tuple[int, ...]
     rounds: int
@@ -57,22 +58,28 @@ class Bench:
         return implementation.variables({name: self.parameters[name] for name in hand.names(depth)}), self.x
 
     def fresh(self, implementation: Any, kind: str, depth: int, derive: bool = False) -> Callable[..., Any]:
-        """A new function object: a network, or the gradient of a loss over it with respect to its parameters."""
+        """A new function object: a network, or the gradient of a loss over it with respect to its parameters.
+
+        An implementation that has `derived` says itself what the latter is: such as a step of training.
+        """
         apply = implementation.program(kind, depth)
+        if derive and hasattr(implementation, "derived"):
+            return implementation.derived(apply)
         return jax.grad(lambda variables, x: jnp.square(apply(variables, x)).mean()) if derive else apply
 
-    def comparable(self, kind: str, derive: bool = False, among: dict[str, Any] | None = None) -> dict[str, Any]:
+    def comparable(self, kind: str, derive: bool = False) -> dict[str, Any]:
         """The implementations that have this kind of network and compute what the hand-written one computes."""
         if (kind, derive) in self.agreeing:
             return self.agreeing[kind, derive]
         found = self.agreeing[kind, derive] = {}
         expected = None
-        for name, implementation in (among or self.implementations).items():
+        for name, implementation in (*self.implementations.items(), *self.networks.items()):
             if kind not in implementation.KINDS:
                 continue
             try:
-                run = jax.jit(self.fresh(implementation, kind, 2, derive))
-                got = fingerprint(run(*self.arguments(implementation, kind, 2)), kind, derive)
+                run, arguments = self.fresh(implementation, kind, 2, derive), self.arguments(implementation, kind, 2)
+                out = jax.eval_shape(run, *arguments) if kind.startswith("init") else jax.jit(run)(*arguments)
+                got = fingerprint(out, kind, derive)
             except Exception as error:  # costs that implementation its cell, not everybody the run
                 text = str(error).strip().partition("\n")[0]
                 self.note(f"{name} can't run {kind}: {type(error).__name__}: {text:.200}")

@@ -9,6 +9,7 @@ import numpy as np
 
 import measure
 import models_hand as hand
+import networks_hand
 from bench import Bench, Row
 from models_linen import NAMESPACES
 
@@ -77,30 +78,49 @@ def compiled(bench: Bench) -> Iterator[Row]:
     blocks = min(bench.depth, COMPILED)
     for kind, derive in (("mlp", False), ("mlp", True), ("vjp", False)):
         name = f"{'grad of ' * derive}{kind}, {blocks} blocks"
-        programs, runs, lowers, compiles = {}, {}, {}, {}
-        for key, implementation in bench.comparable(kind, derive).items():
-            arguments = bench.arguments(implementation, kind, blocks)
+        # gradients take XLA too long for rounds of them
+        yield from compilation(bench, "compile", name, kind, blocks, derive, timed=not derive and kind == "mlp")
 
-            def traced(made: Any = implementation, kind: str = kind, derive: bool = derive, arguments: Any = arguments):
-                return jax.jit(bench.fresh(made, kind, blocks, derive)).trace(*arguments)
 
-            run = traced().lower().compile()
-            lowers[key] = lambda traced=traced: measure.lowering(traced())
-            compiles[key] = lambda traced=traced: measure.compiling(traced().lower())
-            programs[key] = measure.program(run)
-            runs[key] = lambda run=run, arguments=arguments: measure.clock(lambda: run(*arguments), 20)
-        for what, attribute in (
-            ("HLO operations", "operations"),
-            ("FLOPs", "flops"),
-            ("bytes", "bytes"),
-            ("bytes of memory", "memory"),
-        ):
-            counted = {key: getattr(program, attribute) for key, program in programs.items()}
-            yield bench.counts("compile", f"{what}, {name}", counted, 1.0)
-        if (kind, derive) == ("mlp", False):  # gradients take XLA too long for rounds of them
-            yield bench.row("compile", f"lower, {name}", bench.timed(lowers))
-            yield bench.row("compile", f"compile, {name}", measure.interleaved(compiles, 3, bench.budget))
-        yield bench.row("compile", f"run, {name}", bench.timed(runs))
+def compilation(bench: Bench, case: str, name: str, kind: str, blocks: int, derive: bool, timed: bool) -> Iterator[Row]:
+    """What XLA makes of a network, how long it runs and, if `timed`, how long it takes to get there."""
+    programs, runs, lowers, compiles = {}, {}, {}, {}
+    for key, implementation in bench.comparable(kind, derive).items():
+        arguments = bench.arguments(implementation, kind, blocks)
+
+        def traced(made: Any = implementation, arguments: Any = arguments) -> Any:
+            return jax.jit(bench.fresh(made, kind, blocks, derive)).trace(*arguments)
+
+        run = traced().lower().compile()
+        lowers[key] = lambda traced=traced: measure.lowering(traced())
+        compiles[key] = lambda traced=traced: measure.compiling(traced().lower())
+        programs[key] = measure.program(run)
+        runs[key] = lambda run=run, arguments=arguments: measure.clock(lambda: run(*arguments), 20)
+    for what, attribute in (
+        ("HLO operations", "operations"),
+        ("FLOPs", "flops"),
+        ("bytes", "bytes"),
+        ("bytes of memory", "memory"),
+    ):
+        counted = {key: getattr(program, attribute) for key, program in programs.items()}
+        yield bench.counts(case, f"{what}, {name}", counted, 1.0)
+    if timed:
+        yield bench.row(case, f"lower, {name}", bench.timed(lowers))
+        yield bench.row(case, f"compile, {name}", measure.interleaved(compiles, 3, 0.0))
+    yield bench.row(case, f"run, {name}", bench.timed(runs))
+
+
+def networks(bench: Bench) -> Iterator[Row]:
+    """A transformer, a ResNet and an LSTM: one pass, a step of training, and making the variables."""
+    for kind in networks_hand.PROGRAMS:
+        for derive in (False, True):
+            what = f"{'step of ' * derive}{kind}"
+            yield bench.row("networks", f"trace, {what}", bench.trace(kind, 0, derive), 1.1 if derive else 1.15)
+            yield bench.counts("networks", f"equations, {what}", bench.equations(kind, 0, derive), 1.0)
+            yield from compilation(bench, "networks", what, kind, 0, derive, timed=not derive)
+        yield bench.row("networks", f"eager apply, {kind}", bench.eager(kind, 0), 1.5)
+        yield bench.row("networks", f"trace, init of {kind}", bench.trace(f"init_{kind}", 0))
+        yield bench.row("networks", f"eager, init of {kind}", bench.eager(f"init_{kind}", 0))
 
 
 def depth(bench: Bench) -> Iterator[Row]:
@@ -194,6 +214,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "around": around,
     "init": init,
     "compile": compiled,
+    "networks": networks,
     "depth": depth,
     "tiny": tiny,
     "cold": cold,

@@ -16,6 +16,8 @@ import jax
 import models_hand as hand
 import models_linen
 import models_tuned
+import networks_hand
+import networks_linen
 import report
 from bench import Bench
 from cases import CASES
@@ -39,6 +41,15 @@ def implementations() -> tuple[dict[str, Any], list[str]]:
         except Exception as error:  # a library that is absent, or older or newer than JAX, costs its column
             notes.append(f"{name} skipped: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return found | {"tuned": models_tuned.implementation()}, notes
+
+
+def networks(found: list[str]) -> dict[str, Any]:
+    """The networks of the libraries that were found and share one tree of variables, those by hand first."""
+    made = {hand.NAME: networks_hand.implementation(hand.NAME, networks_hand.program)}
+    for name in (name for name in NAMESPACES if name in found):
+        program = networks_linen.networks(importlib.import_module(NAMESPACES[name]))
+        made[name] = networks_hand.implementation(name, program)
+    return made
 
 
 def versions(names: list[str]) -> str:
@@ -82,7 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     found, notes = implementations()
     rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.0, (4, 16, 64, 256, 1024))
-    bench = Bench(found, options.depth, depths, rounds, budget, notes, failed="liftax" not in found)
+    bench = Bench(
+        found, networks(list(found)), options.depth, depths, rounds, budget, notes, failed="liftax" not in found
+    )
     heading = versions(list(found))
     print(heading)
     rows: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from liftax import nn
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PUBLISHED = FOLDER.parent / "docs" / "_static"
 MODULES = ("measure", "bench", "cases", "report", "run", "models_hand", "models_tuned", "models_linen")
+MODULES += ("networks_hand", "networks_linen")
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
 DERIVED += [("mlp", True), ("custom_vjp", True), ("remat", True), ("scan_remat_vjp", True)]
 DERIVED += [(kind, False) for kind in ("jit", "vmap", "scan", "vmap_jit_grad")]
@@ -42,7 +43,8 @@ def bench(benchmarks):
         "liftax": benchmarks.models_linen.implementation("liftax", nn),
         "tuned": benchmarks.models_tuned.implementation(),
     }
-    return benchmarks.bench.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
+    networks = benchmarks.run.networks(["liftax"])
+    return benchmarks.bench.Bench(found, networks, 2, (1, 2), rounds=1, budget=0.0)
 
 
 @pytest.mark.parametrize(("kind", "derive"), DERIVED)
@@ -61,13 +63,42 @@ def test_computes_the_values_of_the_version_by_hand(bench, kind, derive):
     assert not bench.failed
 
 
+NETWORKS = [(kind, derive) for kind in ("transformer", "resnet", "lstm") for derive in (False, True)]
+JOINED = {"equations": 1.18, "operations": 1.1, "bytes": 1.03}
+"""How much more a step of the LSTM has than by hand, where the gates' kernels are joined before the loop and not in it:
+the gradients of all of them, rather than of the joined one, are summed in the loop. FLOPs are the same."""
+
+
+@pytest.mark.parametrize(("kind", "derive"), NETWORKS)
+def test_networks_are_those_by_hand_and_no_more(benchmarks, bench, kind, derive):
+    """Equal values, dropout and moved statistics among them, from no more operations, FLOPs and bytes."""
+    found = bench.comparable(kind, derive)
+    assert set(found) == {"by hand", "liftax"}
+    more = JOINED if (kind, derive) == ("lstm", True) else {}
+    equations = bench.equations(kind, 0, derive)
+    assert equations["liftax"] <= equations["by hand"] * more.get("equations", 1.0)
+
+    def program(name):
+        run = jax.jit(bench.fresh(found[name], kind, 0, derive))
+        return benchmarks.measure.program(run.lower(*bench.arguments(found[name], kind, 0)).compile())
+
+    own, by_hand = program("liftax"), program("by hand")
+    for what, count, expected in zip(own._fields, own, by_hand, strict=True):
+        assert count <= expected * more.get(what, 1.001 if what == "memory" else 1.0), what  # memory has gaps
+
+
+@pytest.mark.parametrize("kind", ["init_transformer", "init_resnet", "init_lstm"])
+def test_networks_have_the_variables_of_those_by_hand(bench, kind):
+    assert set(bench.comparable(kind)) == {"by hand", "liftax"}
+
+
 def test_refuses_to_time_other_values(benchmarks):
     hand = benchmarks.models_hand
     found = {
         hand.NAME: hand.implementation(hand.NAME, hand.block),
         "liar": hand.implementation("liar", lambda p, x: x),
     }
-    bench = benchmarks.bench.Bench(found, 2, (1, 2), rounds=1, budget=0.0)
+    bench = benchmarks.bench.Bench(found, {}, 2, (1, 2), rounds=1, budget=0.0)
     assert set(bench.comparable("mlp")) == {hand.NAME}
     assert bench.failed
     assert bench.notes == ["liar gives other values than by hand on mlp; not measured"]
@@ -163,6 +194,7 @@ def test_a_case_that_ends_early_costs_its_rows_alone(benchmarks, tmp_path, monke
         yield bench.counts("fine", "ones", {benchmarks.models_hand.NAME: 1.0, "liftax": 1.0})
 
     monkeypatch.setattr(benchmarks.run, "implementations", lambda: ({"liftax": None}, []))
+    monkeypatch.setattr(benchmarks.run, "networks", lambda found: {})
     monkeypatch.setitem(benchmarks.cases.CASES, "mlp", broken)
     monkeypatch.setitem(benchmarks.cases.CASES, "calls", fine)
     path = tmp_path / "results.json"
