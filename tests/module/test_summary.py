@@ -63,6 +63,24 @@ def test_vjp_costs_more():
     assert 2 * 16 * 9 * 8 <= flops < vjp_flops < 4 * flops
 
 
+def test_vjp_of_integers():
+    """Integers among variables, inputs and outputs have no derivative, and the others count as usual."""
+
+    def net(lib: Any) -> Any:
+        class Net(lib.Module):
+            @lib.compact
+            def __call__(self, x, i):
+                n = self.variable("state", "n", lambda: jnp.zeros((), jnp.int32))
+                n.value += 1
+                return lib.Embed(2000, 3)(i) + lib.Dense(3)(x), i
+
+        return Net()
+
+    options = {"console_kwargs": WIDE, "compute_vjp_flops": True}
+    i = jnp.zeros(16, jnp.int32)
+    assert words(net(nn).tabulate(KEY, X, i, **options)) == words(net(flax.linen).tabulate(KEY, X, i, **options))
+
+
 def test_plain_text_without_rich(monkeypatch: pytest.MonkeyPatch):
     rich = words(mlp(nn).tabulate(KEY, X, console_kwargs=WIDE))
     find = importlib.util.find_spec

@@ -249,12 +249,18 @@ class _ById:
         return isinstance(other, _ById) and self.value is other.value
 
 
+def _moved(root: Any) -> tuple[Any, ...]:
+    """Where draws below `root` fold other names than those of their path, relative to `root`."""
+    n, base = len(root.path), len(root.rng_path)
+    return tuple((at[n:], names[base:]) for at, names in root.store.moved.items() if at[:n] == root.path)
+
+
 def _fingerprint(call: Call) -> Any:
     packed = call.packed
     scopes = tuple(
         (
             _static(root.store.flags, "flags", {}),
-            tuple((p[len(root.path) :], at) for p, at in root.store.moved.items() if p[: len(root.path)] == root.path),
+            _moved(root),
             _frozen_filter(mutable),
             tuple(sorted((path[len(root.path) :], tuple(sorted(n.items()))) for path, n in counters.items() if n)),
         )

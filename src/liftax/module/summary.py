@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from liftax import core
 from liftax.core.meta import unbox
@@ -201,6 +202,10 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
 def _types(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if _is_array(x) else x, tree)
 
@@ -223,15 +228,22 @@ def _count(row: Row, rngs: Any, mutable: Filter, forward: bool, backward: bool) 
         return [x for x in jax.tree.leaves(out) if _is_array(x)]
 
     def vjp(variables: Any, arrays: Any) -> Any:
-        out, vjp_fn = jax.vjp(apply, variables, arrays)
+        primals, treedef = jax.tree.flatten((variables, arrays))
+        floats = [i for i, x in enumerate(primals) if _is_float(x)]
+
+        def of_floats(values: Any) -> Any:
+            given = dict(zip(floats, values, strict=True))
+            out = apply(*treedef.unflatten([given.get(i, x) for i, x in enumerate(primals)]))
+            return [x for x in out if _is_float(x)]
+
+        out, vjp_fn = jax.vjp(of_floats, [primals[i] for i in floats])
         return vjp_fn(out)
 
     variables = jax.eval_shape(init, arrays)
     if forward:
         row.flops = _flops(apply, variables, arrays)
     if backward:
-        differentiable = all(jax.numpy.issubdtype(x.dtype, jax.numpy.inexact) for x in jax.tree.leaves(variables))
-        row.vjp_flops = _flops(vjp, variables, arrays) if differentiable else 0
+        row.vjp_flops = _flops(vjp, variables, arrays)
 
 
 def _flops(fn: Callable[..., Any], *args: Any) -> int:
@@ -245,11 +257,11 @@ def _size(tree: Any) -> tuple[int, int]:
 
 
 def _size_text(size: int, count: int) -> str:
-    units = iter(("B", "KB", "MB", "GB", "TB"))
-    unit, amount = next(units), float(count)
-    while amount >= 1024 and unit != "TB":
-        unit, amount = next(units), amount / 1024
-    return f"{size:,} ({f'{amount:.1f}'.removesuffix('.0')} {unit})" if size else ""
+    if not size:
+        return ""
+    power = min((len(str(count)) - 1) // 3, 4)
+    amount = f"{count / 1000**power:.1f}" if power else count
+    return f"{size:,} ({amount} {('B', 'KB', 'MB', 'GB', 'TB')[power]})"
 
 
 def _text(value: Any, indent: str = "") -> str:
