@@ -1,6 +1,5 @@
 """Scales and histories of products in 8 bits over steps of training, against flax.linen and against hand values."""
 
-import warnings
 from typing import Any
 
 import flax.linen
@@ -159,7 +158,7 @@ def test_scaled_product_is_linens() -> None:
 def test_precision_is_not_used_silently() -> None:
     one = {name: jnp.ones(1) for side in ("lhs", "rhs", "grad") for name in (f"{side}_scale", f"{side}_amax_history")}
     x, numbers = jnp.ones((1, 1)), (((1,), (0,)), ((), ()))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with pytest.warns(UserWarning, match="precision=highest"):
         nn.fp8_ops.fp8_scaled_dot_general(x, x, numbers, "highest", **one)
-    assert "precision=highest" in str(caught[0].message)
+    with pytest.warns(UserWarning, match="precision=high "):
+        nn.fp8_ops.dot_general_with_precision(x, x, numbers, "high")

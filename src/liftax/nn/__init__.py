@@ -1,6 +1,9 @@
 """The Linen-compatible namespace: `from liftax import nn` in place of `from flax import linen as nn`."""
 
+from liftax import lift as transforms
+from liftax import module
 from liftax.core import DenyList
+from liftax.core import logical as spmd
 from liftax.core.frozen import FrozenDict
 from liftax.core.logical import (
     LogicallyPartitioned,
@@ -15,7 +18,7 @@ from liftax.core.logical import (
     with_logical_partitioning,
 )
 from liftax.core.meta import unbox
-from liftax.core.partitioning import Partitioned, get_partition_spec, get_sharding, with_partitioning
+from liftax.core.partitioning import PARTITION_NAME, Partitioned, get_partition_spec, get_sharding, with_partitioning
 from liftax.core.variable import Variable
 from liftax.lift import (
     add_metadata_axis,
@@ -111,6 +114,7 @@ from liftax.nn.stochastic import Dropout
 from liftax.nn.weight_norm import WeightNorm
 
 __all__ = [
+    "PARTITION_NAME",
     "RNN",
     "BatchApply",
     "BatchNorm",

@@ -88,17 +88,33 @@ def fp8_scaled_dot_general(
     return scaled_product(static, lhs, rhs, *(Meta(*meta) for meta in metas))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def dot_general_with_precision(lhs: Array, rhs: Array, dimension_numbers: Any) -> Array:
-    """Return `jax.lax.dot_general` in the default precision, whose derivative is taken in the highest one."""
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def dot_general_with_precision(
+    lhs: Array,
+    rhs: Array,
+    dimension_numbers: Any,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> Array:
+    """Return `jax.lax.dot_general` in the default precision, whose derivative is taken in the highest one.
+
+    `precision` and `preferred_element_type` are not used; a warning says so.
+    """
+    if precision is not None or preferred_element_type is not None:
+        warnings.warn(
+            f"dot_general_with_precision got precision={precision} and preferred_element_type={preferred_element_type}, "
+            "and multiplies in the default precision and the dtype of the operands.",
+            stacklevel=2,
+        )
     return lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
 
 
 @dot_general_with_precision.defjvp
-def _product_jvp(numbers: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _product_jvp(numbers: Any, precision: Any, preferred: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
     product = partial(lax.dot_general, dimension_numbers=numbers, precision=lax.Precision.HIGHEST)
-    return dot_general_with_precision(lhs, rhs, numbers), product(lhs_dot, rhs) + product(lhs, rhs_dot)
+    out = dot_general_with_precision(lhs, rhs, numbers, precision, preferred)
+    return out, product(lhs_dot, rhs) + product(lhs, rhs_dot)
 
 
 # --- the rule ---

@@ -187,7 +187,7 @@ class _Recurrent(Protocol):
     ) -> Any: ...
 
 
-def _concatenated(a: Array, b: Array) -> Array:
+def _concatenate(a: Array, b: Array) -> Array:
     return jnp.concatenate([a, b], axis=-1)
 
 
@@ -218,7 +218,7 @@ class Bidirectional(Module):
 
     forward_rnn: _Recurrent
     backward_rnn: _Recurrent
-    merge_fn: Callable[[Array, Array], Array] = _concatenated
+    merge_fn: Callable[[Array, Array], Array] = _concatenate
     time_major: bool = False
     return_carry: bool = False
 
