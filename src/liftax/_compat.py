@@ -36,6 +36,11 @@ def is_tracer(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
+def is_staged(x: Any) -> bool:
+    """Tell whether `x` stands for a value in a jaxpr that is being written. JAX 0.10 to 0.12 (`_trace` and `frame`)."""
+    return is_tracer(x) and hasattr(x._trace, "frame")
+
+
 def bound_axis_names() -> tuple[Hashable, ...]:
     """Return the named axes in whose scope the caller runs, for error texts alone. JAX 0.10 to 0.12."""
     import jax.extend.core  # on demand: see the head of this file

@@ -14,6 +14,7 @@ import numpy as np
 
 from liftax import _compat, errors
 from liftax.core import meta, rngs
+from liftax.core.initial import initialized, keyless, trusted
 from liftax.core.shapes import initialized_shapes
 from liftax.core.store import Store
 from liftax.core.variable import Variable
@@ -204,6 +205,12 @@ class Scope:
         Raises:
             InvalidRngError: neither stream was given.
         """
+        key, count = self._count_draw(name)
+        path = self.rng_path if self.store.moved else self.path
+        return rngs.fold(key, *path[self.store.rng_base :], count)
+
+    def _count_draw(self, name: str) -> tuple[PRNGKey, int]:
+        """Count a draw; return the key of the stream, and which draw it is here."""
         store = self.store
         if store.dead:
             self._raise_dead()
@@ -217,8 +224,7 @@ class Scope:
         if counts is None:
             counts = self._counts = store.counters.setdefault(self.path, {})
         count = counts[name] = counts.get(name, 0) + 1
-        path = self.rng_path if store.moved else self.path
-        return rngs.fold(key, *path[store.rng_base :], count)
+        return key, count
 
     def _no_rng(self, name: str) -> str:
         given = ", ".join(repr(k) for k in self.store.keys) or "none"
@@ -360,13 +366,17 @@ class Scope:
         if value is _MISSING:
             if not store.is_mutable("params"):
                 raise self._not_found("params", name, errors.ScopeParamNotFoundError)
-            value = self._create("params", name, lambda: init_fn(self.make_rng("params"), *init_args, **init_kwargs))
+            value = self._create("params", name, lambda: self._initial(init_fn, *init_args, **init_kwargs))
             return meta.unbox(value) if unbox else value
         if store.replay:
             self._replay("params", name)
         plain = meta.unbox(value)
         self._check_shape(name, plain, init_fn, init_args, init_kwargs)
         return plain if unbox else value
+
+    def _initial(self, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        key = self._count_draw("params")[0] if keyless(init_fn) else self.make_rng("params")
+        return initialized(init_fn, key, *args, **kwargs)
 
     def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
         before = dict(self.store.counters.get(self.path, _EMPTY))
@@ -390,7 +400,7 @@ class Scope:
     ) -> None:
         # The contract of an initializer is that it takes the shape first. Where the parameter has that shape there is
         # nothing to trace; where not, the initializer itself decides.
-        if args and getattr(value, "shape", None) == args[0] and getattr(init_fn, "__module__", "") in _TRUSTED:
+        if args and getattr(value, "shape", None) == args[0] and trusted(init_fn):
             return
         got = [np.shape(x) for x in jax.tree.leaves(value)]
         expected = initialized_shapes(init_fn, args, kwargs)
@@ -426,9 +436,6 @@ class Scope:
             "inside a call or a transform holds its variables only until the end of it: return arrays from it, not "
             "modules or scopes."
         )
-
-
-_TRUSTED = frozenset({jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal(1.0).__module__})
 
 
 def copied(tree: Any) -> Any:

@@ -18,7 +18,7 @@ _Static = (int, float, complex, bool, str, bytes, type(None), np.dtype, type)
 
 def initialized_shapes(init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return the shapes of the leaves of `init_fn(key, *args, **kwargs)`."""
-    key = _fingerprint((init_fn, args, tuple(sorted(kwargs.items()))))
+    key = fingerprint((init_fn, args, tuple(sorted(kwargs.items()))))
     if key is None:
         return _evaluate(init_fn, args, kwargs)
     return _remembered(_ByKey(key, init_fn, args, kwargs))
@@ -64,29 +64,31 @@ class _Identity:
         return isinstance(other, _Identity) and self.it is other.it
 
 
-def _fingerprint(x: Any, inside: tuple[Any, ...] = ()) -> Any:
-    """Return a hashable that determines what `x` does to shapes, or None if there is none.
+def fingerprint(x: Any, inside: tuple[Any, ...] = ()) -> Any:
+    """Return a hashable that determines what `x` does, or None if there is none.
 
     Args:
         x: a value that an initializer is made of.
         inside: the functions and containers that `x` was found in.
     """
+    if isinstance(x, float | complex):
+        return (type(x), x, str(x))  # -0.0 equals 0.0
     if isinstance(x, _Static):
         return (type(x), x)
     if any(x is outer for outer in inside):  # it closes over itself
         return None
     inside = (*inside, x)
     if isinstance(x, tuple | list):
-        parts = [_fingerprint(e, inside) for e in x]
+        parts = [fingerprint(e, inside) for e in x]
         return None if None in parts else (type(x), *parts)
     if isinstance(x, functools.partial):
-        return _fingerprint((x.func, x.args, tuple(sorted(x.keywords.items()))), inside)
+        return fingerprint((x.func, x.args, tuple(sorted(x.keywords.items()))), inside)
     if isinstance(x, types.FunctionType):
         try:
             cells = tuple(c.cell_contents for c in x.__closure__ or ())
         except ValueError:  # a cell that is not filled yet
             return None
-        parts = _fingerprint((*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()), inside)
+        parts = fingerprint((*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()), inside)
         named = _globals_read(x.__code__, x.__globals__, inside)
         return None if parts is None or named is None else (x.__code__, parts, named)
     return None
@@ -100,7 +102,7 @@ def _globals_read(code: types.CodeType, namespace: dict[str, Any], inside: tuple
         if callable(value) or isinstance(value, types.ModuleType):
             found.append(_Identity(value))
         else:
-            part = _fingerprint(value, inside)
+            part = fingerprint(value, inside)
             if part is None:
                 return None
             found.append(part)

@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax.core import meta
+from liftax.core.initial import initialized
 from liftax.module import Module, compact, merge_param
 from liftax.nn import dtypes
 from liftax.nn.dtypes import PromoteDtype
@@ -264,7 +265,7 @@ def _einsum(
 
 def _reshaped(key: Any, shape: Sequence[int], init: Initializer, flat: tuple[int, ...], dtype: DTypeLike) -> Any:
     """Return what `init` gives for the shape `flat`, reshaped; a box around it stays."""
-    value = init(key, flat, dtype)
+    value = initialized(init, key, flat, dtype)
     if isinstance(value, meta.AxisMetadata):
         return value.replace_boxed(jnp.reshape(value.unbox(), shape))
     return jnp.reshape(value, shape)
