@@ -46,6 +46,7 @@ import numpy as np
 __all__ = ["Mistake", "Rounding", "Row", "count", "integers", "load", "numbers"]
 
 KEY = jax.random.key(7)
+CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")
 FLOATS = ("float32", "bfloat16", "float16")
 
 Tree = Any
@@ -307,9 +308,9 @@ def total(tree: Tree) -> jax.Array:
 
 
 def count(jaxpr: Any) -> int:
-    """Count the operations of a jaxpr and of those inside it; a `jit` counts as what it holds, as for XLA."""
+    """Count the operations of a jaxpr and of those inside it; a call counts as what it holds, as for XLA."""
     inner = (sub for eqn in jaxpr.eqns for param in eqn.params.values() for sub in _each(param))
-    return sum(eqn.primitive.name not in ("jit", "pjit") for eqn in jaxpr.eqns) + sum(
+    return sum(eqn.primitive.name not in CALLS for eqn in jaxpr.eqns) + sum(
         count(getattr(sub, "jaxpr", sub)) for sub in inner if hasattr(sub, "jaxpr") or hasattr(sub, "eqns")
     )
 
@@ -321,8 +322,11 @@ def _each(param: Any) -> Iterator[Any]:
 # --- printing ---
 
 
+WIDTHS = (30, 4, 5, 9, 5, 7, 12, 5)
+
+
 def main() -> None:
-    """Print layers, rows, cells, and operations traced."""
+    """Print layers, rows, cells, and operations traced, as a table in Markdown."""
     import flax.linen
 
     from liftax import nn
@@ -331,19 +335,23 @@ def main() -> None:
 
     rows = load()
     cells = cells_of(rows)
-    print(f"{'layer':<32} {'rows':>4} {'cells':>5}   operations of a call          of its gradient")
-    print(f"{'':<32} {'':>4} {'':>5}   liftax   Linen  by hand      liftax   Linen")
-    firsts = first_rows(rows)
-    for row in firsts:
-        mine = [r for r in rows if r.layer == row.layer]
+    line("", "", "", "a call", "", "", "its gradient", "")
+    line(*("-" * width for width in WIDTHS))
+    line("layer", "rows", "cells", "liftax", "Linen", "by hand", "liftax", "Linen")
+    sums = [0] * 5
+    for row in sorted(first_rows(rows), key=lambda row: row.layer.lower()):
         ours, theirs = row.operations(nn, "float32"), row.operations(flax.linen, "float32")
-        by_hand = str(row.operations_by_hand()) if row.by_hand else "-"
-        number = sum(cell.row.layer == row.layer for cell in cells)
-        print(
-            f"{row.layer:<32} {len(mine):>4} {number:>5}   {ours[0]:>6}  {theirs[0]:>6}  {by_hand:>7}      "
-            f"{ours[1]:>6}  {theirs[1]:>6}"
-        )
-    print(f"{len(firsts)} layers, {len(rows)} rows, {len(cells)} cells of {len(CELLS)} transforms")
+        numbers = [ours[0], theirs[0], row.operations_by_hand(), ours[1], theirs[1]]
+        sums = [a + b for a, b in zip(sums, numbers, strict=True)]
+        mine = [sum(x.layer == row.layer for x in found) for found in (rows, [cell.row for cell in cells])]
+        line(f"`{row.layer}`", *mine, *numbers)
+    line("sum", len(rows), len(cells), *sums)
+    print(f"\n{len(first_rows(rows))} layers, {len(rows)} rows, {len(cells)} cells of {len(CELLS)} transforms.")
+
+
+def line(name: str, *entries: Any) -> None:
+    """Print a line of the table."""
+    print(f"| {name:<{WIDTHS[0]}}", *(f"{x:>{n}}" for x, n in zip(entries, WIDTHS[1:], strict=True)), "", sep=" | ")
 
 
 if __name__ == "__main__":

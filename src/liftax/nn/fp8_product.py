@@ -102,8 +102,8 @@ def dot_general_with_precision(
     """
     if precision is not None or preferred_element_type is not None:
         warnings.warn(
-            f"dot_general_with_precision got precision={precision} and preferred_element_type={preferred_element_type}, "
-            "and multiplies in the default precision and the dtype of the operands.",
+            f"dot_general_with_precision got precision={precision} and preferred_element_type="
+            f"{preferred_element_type}, and multiplies in the default precision and the dtype of the operands.",
             stacklevel=2,
         )
     return lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)

@@ -31,4 +31,4 @@ def inner_path(module: Any, path: Any) -> str:
 
 def l2_normalized(x: Array, axes: tuple[int, ...] | None, epsilon: float) -> Array:
     """Return `x` divided by its norm over `axes`; None for all."""
-    return x * lax.rsqrt((x * x).sum(axis=axes, keepdims=True) + epsilon)
+    return x * lax.rsqrt((x * x).sum(axis=axes, keepdims=axes is not None) + epsilon)

@@ -107,8 +107,16 @@ MULTI_HEAD = [
 ]
 
 OTHER_NAMES = [
-    Row("MultiHeadAttention", "default", layer("MultiHeadAttention"), (X,), dtypes=("float32",), order=1),
-    Row("SelfAttention", "default", layer("SelfAttention"), (X,), dtypes=("float32",), order=1),
+    Row(
+        "MultiHeadAttention",
+        "default",
+        layer("MultiHeadAttention"),
+        (X,),
+        by_hand=layer_by_hand,
+        dtypes=("float32",),
+        order=1,
+    ),
+    Row("SelfAttention", "default", layer("SelfAttention"), (X,), by_hand=layer_by_hand, dtypes=("float32",), order=1),
 ]
 
 FUNCTION = [

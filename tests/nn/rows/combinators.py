@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from ..table import Mistake, Row
 
 
@@ -10,12 +13,21 @@ def chain(lib: Any) -> list[Any]:
     return [
         lib.Dense(5),
         lib.relu,
-        lambda x: {"inputs": x, "deterministic": False},
+        lambda x: {"inputs": x, "deterministic": True},
         lib.Dropout(0.5),
         lambda x: (x, x),
         lambda x, y: x * y,
         lib.LayerNorm(),
     ]
+
+
+def chain_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    first, last = variables["params"]["layers_0"], variables["params"]["layers_6"]
+    x = jax.nn.relu(x @ first["kernel"] + jax.lax.broadcast_in_dim(first["bias"], (4, 5), (1,)))
+    x = x * x
+    mean, mean_square = x.mean(-1, keepdims=True), jax.lax.square(x).mean(-1, keepdims=True)
+    var = jnp.maximum(mean_square - jax.lax.square(mean), 0.0)
+    return (x - mean) * (jax.lax.rsqrt(var + 1e-6) * last["scale"]) + last["bias"]
 
 
 ROWS = [
@@ -24,7 +36,7 @@ ROWS = [
         "default",
         lambda lib, dtype: lib.Sequential(chain(lib)),
         dtypes=("float32",),
-        rngs=("dropout",),
+        by_hand=chain_by_hand,
         mistakes=(
             Mistake("function", ValueError, r"right: nn\.Sequential\(\[", make=lambda lib, _: lib.Sequential(lib.relu)),
             Mistake(

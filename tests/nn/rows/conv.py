@@ -30,6 +30,13 @@ def conv_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
     return y + jax.lax.broadcast_in_dim(bias, y.shape, (3,))
 
 
+def local_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    names = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated_local(x, kernel, (1, 1), "SAME", (3, 3), dimension_numbers=names)
+    return y + jax.lax.broadcast_in_dim(bias, y.shape, (1, 2, 3))
+
+
 def transposed_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
     y = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")
@@ -87,6 +94,7 @@ ROWS = [
         "default",
         conv((3, 3), "ConvLocal"),
         IMAGE,
+        by_hand=local_by_hand,
         mistakes=(
             *shared_mistakes("ConvLocal"),
             Mistake(

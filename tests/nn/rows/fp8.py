@@ -29,6 +29,52 @@ def dense(name: str, **fields: Any) -> Any:
     return lambda lib, dtype: lib.Dense(5, dtype=dtype, dot_general_cls=quietly(lib, name), **fields)
 
 
+def scale_by_hand(largest: float, meta: Any, side: str) -> jax.Array:
+    amax, scale = meta[f"{side}_amax_history"].max(), meta[f"{side}_scale"]
+    return 1 / jnp.where((amax > 0) & jnp.isfinite(amax), largest / amax, 1 / scale)
+
+
+def rounded_by_hand(x: jax.Array, dtype: Any, scale: jax.Array) -> jax.Array:
+    largest = jnp.finfo(dtype).max.astype("float32")
+    wide = jax.lax.broadcast_in_dim(scale, x.shape, (1,))
+    return jax.lax.convert_element_type(jax.lax.clamp(-largest, x / wide, largest), dtype)
+
+
+def product_by_hand(meta: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    scales = [scale_by_hand(448.0, meta, side) for side in ("input", "kernel")]
+    operands = [rounded_by_hand(v, jnp.float8_e4m3fn, scale) for v, scale in zip((x, kernel), scales, strict=True)]
+    y = jnp.matmul(*operands, preferred_element_type="float32")
+    return y * jax.lax.broadcast_in_dim(scales[0] * scales[1], y.shape, (1,))
+
+
+def direct_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    (meta,) = variables["_overwrite_with_gradient"].values()
+    params = variables["params"]
+    y = product_by_hand(meta, x, params["kernel"])
+    return y + jax.lax.broadcast_in_dim(params["bias"], y.shape, (1,))
+
+
+def einsum_by_hand(variables: Any, a: jax.Array, b: jax.Array, _: Any) -> jax.Array:
+    (meta,) = variables["_overwrite_with_gradient"].values()
+    return product_by_hand(meta, a, b)
+
+
+def rounding_by_hand(dtype: Any) -> Any:
+    def by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+        (meta,) = variables["_overwrite_with_gradient"].values()
+        params = variables["params"]
+
+        def rounded(x: jax.Array, side: str) -> jax.Array:
+            scale = scale_by_hand(float(jnp.finfo(dtype).max), meta, side)
+            numbers = rounded_by_hand(x, dtype, scale).astype("float32")
+            return numbers * jax.lax.broadcast_in_dim(scale, x.shape, (1,))
+
+        y = rounded(x, "input") @ rounded(params["kernel"], "kernel")
+        return y + jax.lax.broadcast_in_dim(params["bias"], y.shape, (1,))
+
+    return by_hand
+
+
 def contraction(lib: Any, equation: str, **options: Any) -> Any:
     """Return a module with the equation as a field, since a row's inputs are arrays."""
 
@@ -54,6 +100,7 @@ ROWS = [
         "Fp8DirectDotGeneralOp",
         "default",
         dense("Fp8DirectDotGeneralOp"),
+        by_hand=direct_by_hand,
         mistakes=(
             Mistake(
                 "history",
@@ -77,14 +124,21 @@ ROWS = [
         (numbers(2, 4, 2, 3),),
         **WITHOUT,
     ),
-    Row("Fp8DotGeneral", "default", dense("Fp8DotGeneral"), **WITHOUT),
-    Row("Fp8DotGeneralOp", "default", dense("Fp8DotGeneralOp"), **WITHOUT),
-    Row("NANOOFp8DotGeneralOp", "default", dense("NANOOFp8DotGeneralOp"), **WITHOUT),
+    Row("Fp8DotGeneral", "default", dense("Fp8DotGeneral"), by_hand=direct_by_hand, **WITHOUT),
+    Row("Fp8DotGeneralOp", "default", dense("Fp8DotGeneralOp"), by_hand=rounding_by_hand(jnp.float8_e4m3fn), **WITHOUT),
+    Row(
+        "NANOOFp8DotGeneralOp",
+        "default",
+        dense("NANOOFp8DotGeneralOp"),
+        by_hand=rounding_by_hand(jnp.float8_e4m3fnuz),
+        **WITHOUT,
+    ),
     Row(
         "Fp8Einsum",
         "default",
         lambda lib, dtype: contraction(lib, "ab,bc->ac"),
         (numbers(4, 3), numbers(3, 2)),
+        by_hand=einsum_by_hand,
         any_width="the shapes are given by both operands",
         **WITHOUT,
     ),

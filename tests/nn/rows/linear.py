@@ -25,6 +25,16 @@ def dense_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
     return x @ kernel + jax.lax.broadcast_in_dim(bias, (4, 5), (1,))
 
 
+def general_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    return jnp.tensordot(x, kernel, 1) + jax.lax.broadcast_in_dim(bias, (4, 2, 5), (1, 2))
+
+
+def einsum_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    return jnp.einsum("ab,bcd->acd", x, kernel) + jax.lax.broadcast_in_dim(bias, (4, 2, 5), (1, 2))
+
+
 ROWS = [
     Row(
         "Dense",
@@ -53,6 +63,7 @@ ROWS = [
         "DenseGeneral",
         "default",
         lambda lib, dtype: lib.DenseGeneral((2, 5), bias_init=BIAS),
+        by_hand=general_by_hand,
         mistakes=(
             Mistake("axis", ValueError, r"/inner \(DenseGeneral\).*axis=3", make=lambda lib, _: lib.DenseGeneral(2, 3)),
             Mistake(
@@ -75,7 +86,7 @@ ROWS = [
         "Einsum",
         "default",
         lambda lib, dtype: lib.Einsum((3, 2, 5), "ab,bcd->acd", bias_init=BIAS),
-        any_dtype="",
+        by_hand=einsum_by_hand,
         mistakes=(
             Mistake("form", ValueError, "the form 'x,kernel->y'", make=lambda lib, _: lib.Einsum((3, 5), "ab,bc")),
             Mistake("rank", ValueError, "input of 2 axes", make=lambda lib, _: lib.Einsum((3, 5), "abc,cd->abd")),

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen.pooling
 import jax
+import jax.numpy as jnp
 
 from ..table import Mistake, Row, numbers
 
@@ -26,6 +27,18 @@ def average_by_hand(_: Any, x: jax.Array, __: Any) -> jax.Array:
 
 def maximum_by_hand(_: Any, x: jax.Array, __: Any) -> jax.Array:
     return jax.lax.reduce_window(x, -float("inf"), jax.lax.max, (1, 2, 2, 1), (1, 2, 1, 1), "VALID")
+
+
+def minimum_by_hand(_: Any, x: jax.Array, __: Any) -> jax.Array:
+    return jax.lax.reduce_window(x, float("inf"), jax.lax.min, (1, 2, 2, 1), (1, 1, 1, 1), "VALID")
+
+
+def sum_by_hand(_: Any, x: jax.Array, __: Any) -> jax.Array:
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 1, 2, 1), "SAME")
+
+
+def prelu_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
+    return jnp.where(x >= 0, x, variables["params"]["negative_slope"] * x)
 
 
 def wrong(name: str, words: str, *args: Any, **options: Any) -> Mistake:
@@ -52,8 +65,17 @@ ROWS = [
     Row("max_pool", "default", pooled("max_pool", (2, 2), (2, 1)), IMAGE, by_hand=maximum_by_hand, any_width=ANY),
     Row("max_pool", "pairs", pooled("max_pool", (3, 2), padding=((1, 1), (0, 1))), IMAGE),
     Row("max_pool", "no-batch", pooled("max_pool", (3,)), (numbers(5, 3),)),
-    Row("min_pool", "default", pooled("min_pool", (2, 2)), IMAGE, any_width=ANY),
-    Row("pool", "default", pooled("pool", 0.0, jax.lax.add, (2, 2), (1, 2), "SAME"), IMAGE, any_width=ANY),
-    Row("PReLU", "default", lambda lib, dtype: lib.PReLU(), any_width="the parameter is a scalar"),
+    Row("min_pool", "default", pooled("min_pool", (2, 2)), IMAGE, by_hand=minimum_by_hand, any_width=ANY),
+    Row(
+        "pool",
+        "default",
+        pooled("pool", 0.0, jax.lax.add, (2, 2), (1, 2), "SAME"),
+        IMAGE,
+        by_hand=sum_by_hand,
+        any_width=ANY,
+    ),
+    Row(
+        "PReLU", "default", lambda lib, dtype: lib.PReLU(), by_hand=prelu_by_hand, any_width="the parameter is a scalar"
+    ),
     Row("PReLU", "param-dtype", lambda lib, dtype: lib.PReLU(dtype, 0.25)),
 ]

@@ -112,6 +112,19 @@ def simple_rnn_by_hand(variables: Any, xs: jax.Array, _: Any) -> jax.Array:
     return jax.lax.scan(step, jnp.zeros((3, 4)), xs.transpose(1, 0, 2))[1].transpose(1, 0, 2)
 
 
+def both_ways_by_hand(variables: Any, xs: jax.Array, _: Any) -> jax.Array:
+    def run(step: Any, way: str, carry: Any) -> jax.Array:
+        p = {"params": variables["params"][f"{way}_rnn"]["cell"]}
+        ys = jax.lax.scan(
+            lambda carry, x: step(p, carry, x, None), carry, xs.transpose(1, 0, 2), reverse=way == "backward"
+        )[1]
+        return ys.transpose(1, 0, 2)
+
+    forward = run(gru_by_hand, "forward", jnp.zeros((3, 4)))
+    backward = run(joined_lstm_by_hand, "backward", (jnp.zeros((3, 4)), jnp.zeros((3, 4))))
+    return jnp.concatenate([forward, backward], -1)
+
+
 def wrong_carry(where: str, *carries: Any, expected: str) -> tuple[Mistake, ...]:
     """Return mistakes of a carry that does not fit."""
     return tuple(
@@ -277,6 +290,7 @@ ROWS = [
         "default",
         both_ways,
         (XS,),
+        by_hand=both_ways_by_hand,
         rounding=(CUT_UP,),
         mistakes=(
             Mistake(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from liftax import errors
 
@@ -22,6 +23,22 @@ def weight_norm_by_hand(variables: Any, x: jax.Array, _: Any) -> jax.Array:
     scale = params["layer_instance/kernel/scale"]
     kernel = kernel * jax.lax.rsqrt((kernel * kernel).sum(0, keepdims=True) + 1e-12) * scale.reshape(1, -1)
     return x @ kernel + jax.lax.broadcast_in_dim(bias, (4, 5), (1,))
+
+
+def spectral_norm_by_hand(variables: Any, x: jax.Array, _: Any) -> Any:
+    params, stats = variables["params"]["layer_instance"], variables["batch_stats"]
+
+    def unit(x: jax.Array) -> jax.Array:
+        return x * jax.lax.rsqrt((x * x).sum() + 1e-12)
+
+    fixed, u = jax.lax.stop_gradient((params["kernel"], stats["layer_instance/kernel/u"]))
+    product = unit(u @ fixed.T) @ params["kernel"]
+    u = unit(jax.lax.stop_gradient(product))
+    sigma = (product @ u.T)[0, 0]
+    y = x @ (params["kernel"] / jnp.where(sigma != 0, sigma, 1)) + jax.lax.broadcast_in_dim(
+        params["bias"], (4, 5), (1,)
+    )
+    return y, {"layer_instance/kernel/u": u, "layer_instance/kernel/sigma": sigma}
 
 
 ROWS = [
@@ -57,6 +74,7 @@ ROWS = [
         "default",
         lambda lib, dtype: lib.SpectralNorm(lib.Dense(5)),
         (numbers(4, 3),),
+        by_hand=spectral_norm_by_hand,
         call=TRAIN,
         collections=("batch_stats",),
         started=True,
