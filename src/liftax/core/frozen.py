@@ -1,6 +1,8 @@
 """FrozenDict: an immutable mapping that can be hashed, for attributes of modules that are dicts."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -47,6 +49,20 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
     def __reduce__(self) -> Any:
         return FrozenDict, (dict(self._data),)
 
+    def copy(self, add_or_replace: Mapping[Any, Any] = MappingProxyType({})) -> "FrozenDict[Any, Any]":
+        """Return a new FrozenDict, with the items of `add_or_replace` added."""
+        return FrozenDict({**self._data, **add_or_replace})
+
+    def pop(self, key: K) -> "tuple[FrozenDict[K, V], V]":
+        """Return a new FrozenDict without `key`, and the value that was there."""
+        rest = dict(self._data)
+        value = rest.pop(key)
+        return FrozenDict(rest), value
+
+    def pretty_repr(self, num_spaces: int = 4) -> str:
+        """Return text with one item a line, nested ones indented by `num_spaces`."""
+        return f"FrozenDict({_lines(self, ' ' * num_spaces)})"
+
     def unfreeze(self) -> dict[K, Any]:
         """Return a plain, mutable copy."""
         return {k: v.unfreeze() if isinstance(v, FrozenDict) else v for k, v in self._data.items()}
@@ -60,3 +76,9 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
     def tree_unflatten(cls, keys: Any, values: Any) -> "FrozenDict[Any, Any]":
         """Undo `tree_flatten_with_keys`."""
         return cls(zip(keys, values, strict=True))
+
+
+def _lines(tree: Mapping[Any, Any], indent: str) -> str:
+    values = ((k, _lines(v, indent) if isinstance(v, Mapping) else repr(v)) for k, v in tree.items())
+    text = "".join(f"{k}: {v},\n" for k, v in values)
+    return f"{{\n{textwrap.indent(text, indent)}}}" if text else "{}"

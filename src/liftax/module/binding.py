@@ -141,7 +141,7 @@ class Binding:
                     store.adopted[id(module)] = copy
                 module = copy
             if module.name is None or (module.parent is None and module.scope is None):
-                module.parent = self
+                module.__dict__["_parent"] = weakref.ref(self)
                 module.__dict__["name"] = module.name or f"{name}{suffix}"
                 fresh.append(module)
             return module
@@ -165,14 +165,14 @@ class Binding:
 
     def __setattr__(self, name: str, value: Any) -> None:
         state = self.__dict__.get("_state")
-        if state is None or not (state.bound or state.in_setup) or name in ("parent", "__dict__", "__class__"):
+        if state is None or not (state.bound or state.in_setup) or name in ("__dict__", "__class__"):
             object.__setattr__(self, name, value)
         elif not state.in_setup:
             raise errors.SetAttributeFrozenModuleError(
                 f"{type(self).__name__}.{name} = … at {place(self)}: attributes of a bound module can be set in setup "
                 "only. Keep values that change in a variable: self.variable(collection, name, init_fn)."
             )
-        elif name in self.field_names:
+        elif name in self.field_names or name in ("name", "parent"):
             raise errors.SetAttributeInModuleSetupError(
                 f"{type(self).__name__}.{name} = … at {place(self)}: {name!r} is a dataclass field, and setup can't "
                 "set it. Give the attribute another name."

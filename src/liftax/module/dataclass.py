@@ -59,6 +59,13 @@ def _unbound_only(hash_: Any) -> Any:
                 f"A bound module can't be hashed: it holds variables. Hash the unbound {type(self).__name__}, or use "
                 "id(module)."
             )
-        return hash_(self)
+        try:
+            return hash_(self)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(self).__name__} can't be hashed, as one of its fields can't: {error}. Where a module is hashed "
+                "(nn.jit, static arguments, keys of dicts), its fields hold tuples rather than lists, nn.FrozenDict "
+                "rather than dict, and no arrays."
+            ) from error
 
     return __hash__

@@ -62,13 +62,14 @@ class Module(Binding, Summarized):
         make_dataclass(cls, kw_only)
         wrap_methods(cls)
 
-    def bind(self: M, variables: Mapping[str, Any], *, rngs: Any = None, mutable: Filter = False) -> M:
+    def bind(self: M, variables: Mapping[str, Any], *args: Any, rngs: Any = None, mutable: Filter = False) -> M:
         """Return a copy that is bound to `variables`, to be used step by step.
 
         Prefer `apply`, which is pure.
 
         Args:
             variables: collection -> nested mapping of arrays.
+            *args: not used; Linen takes them too, so that `bind` can be called like `apply`.
             rngs: a key for the stream `'params'`, or a mapping from stream to key.
             mutable: which collections may be written.
         """
