@@ -5,7 +5,7 @@ upgrade means running the tests and reading this file. Everything else in liftax
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,7 @@ def linear_in_first(
     primal: Callable[..., Any] | None,
     transpose: Callable[..., Any],
     batch: Callable[[int, Hashable, Sequence[Any], Sequence[int | None], dict[str, Any]], tuple[Any, int | None]],
+    lower: Callable[..., Any] | None = None,
 ) -> Primitive:
     """Make a primitive `p(x, like, **params)` whose result has the type of `x` and that is linear in `x`.
 
@@ -80,6 +81,7 @@ def linear_in_first(
         primal: What differentiation puts in the place of the primal output; the primitive itself if `None`.
         transpose: `(ct, like, **params) -> ct of x`.
         batch: `(axis_size, axis_name, (x, like), their batch dimensions, params) -> (out, batch dimension of out)`.
+        lower: What it computes in a compiled program; `run` if `None`.
 
     Returns:
         The primitive; use its `bind`.
@@ -104,7 +106,8 @@ def linear_in_first(
     jax.interpreters.ad.primitive_jvps[prim] = jvp
     jax.interpreters.ad.primitive_transposes[prim] = transposed
     jax.interpreters.batching.fancy_primitive_batchers[prim] = batched
-    jax.interpreters.mlir.register_lowering(prim, jax.interpreters.mlir.lower_fun(run, multiple_results=False))
+    lowering = jax.interpreters.mlir.lower_fun(lower or run, multiple_results=False)
+    jax.interpreters.mlir.register_lowering(prim, lowering)
     return prim
 
 
@@ -159,19 +162,64 @@ def partial_eval(fun: Callable[..., Any], known: Any, unknown: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shape), out)
 
 
-def escaped(x: Any) -> bool:
-    """Tell whether `x` is a tracer of a transform that started inside the trace that runs now.
+class _Refusal(jax._src.core.Trace):
+    """The trace of what must not be used: JAX asks each tracer that it works with whether its trace is valid."""
 
-    A function that is called outside of such a transform gets hold of one by closing over it. JAX 0.10 to 0.12
-    (`_trace` of tracers, `parent_trace` of traces, `jax._src.core.trace_ctx`).
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error = error
+
+    def is_valid(self) -> bool:
+        raise self.error
+
+
+class _Refused(jax.core.Tracer):
+    __slots__ = ()
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise self._trace.error
+
+    @property
+    def _debug_info(self) -> Any:  # what JAX asks for when it is about to raise an error of its own
+        raise self._trace.error
+
+    def __repr__(self) -> str:
+        return f"<{self.aval.str_short()}: {self._trace.error}>"
+
+    __array__ = __bool__ = __complex__ = __float__ = __format__ = __index__ = __int__ = __iter__ = _refuse
+    __str__ = __repr__
+
+
+def refused(like: Any, error: Exception) -> Any:
+    """Return what has the type of the array `like`, may be passed on and dropped, and raises `error` where it is used.
+
+    JAX 0.10 to 0.12 (`Trace.is_valid`, which `Primitive.bind` calls for tracers among its operands).
     """
-    if not is_tracer(x):
-        return False
-    current = jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
-    trace = getattr(x, "_trace", None)
-    while trace is not None and trace is not current:
+    return _Refused(_Refusal(error), jax.typeof(like))
+
+
+def foreign(x: Any) -> bool:
+    """Tell whether `x` is a tracer that the trace that runs now, and those around it, know nothing of.
+
+    A function that is traced late gets hold of one by closing over it: a value of a transform that has ended, or of
+    one that differentiates the function from outside. JAX 0.10 to 0.12 (`_trace` of tracers, `parent_trace` of traces,
+    `jax._src.core.trace_ctx`).
+    """
+    return is_tracer(x) and not any(trace is x._trace for trace in _traces())
+
+
+def staging() -> bool:
+    """Tell whether a jaxpr is being written now, so that what runs sees no values. JAX 0.10 to 0.12 (`frame`)."""
+    return any(hasattr(trace, "frame") for trace in _traces())
+
+
+def _traces() -> Iterator[Any]:
+    trace = jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
+    while trace is not None:
+        yield trace
         trace = getattr(trace, "parent_trace", None)
-    return trace is current and x._trace is not current
 
 
 def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -184,18 +232,24 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def closed(fun: Callable[[Any], Any], example: Any) -> tuple[Callable[[Any, Any], Any], list[Any]]:
-    """Return `(run, consts)`: `run(consts, x)` is `fun(x)`, traced once, with all that it closes over as an argument.
+def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Return `(run, consts)`: `run(consts, *args)` is `fun(*args)`, traced once, with all that it closes over given.
 
-    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`jax.core.eval_jaxpr`).
+    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`consts` of jaxprs).
     """
-    traced, shape = jax.make_jaxpr(fun, return_shape=True)(example)
-    jaxpr, treedef = traced.jaxpr, jax.tree.structure(shape)
+    traced, shape = jax.make_jaxpr(fun, return_shape=True)(*example)
 
-    def run(consts: Any, x: Any) -> Any:
-        return treedef.unflatten(jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(x)))
+    def run(consts: Any, *args: Any) -> Any:
+        return evaluated(traced, shape, *args, consts=consts)
 
     return run, list(traced.consts)
+
+
+def evaluated(traced: Any, shape: Any, *args: Any, consts: Sequence[Any] | None = None) -> Any:
+    """Return the result of a program of `jax.make_jaxpr(…, return_shape=True)`. JAX 0.10 to 0.12 (`eval_jaxpr`)."""
+    leaves = jax.tree.leaves(args)
+    out = jax.core.eval_jaxpr(traced.jaxpr, traced.consts if consts is None else consts, *leaves)
+    return jax.tree.unflatten(jax.tree.structure(shape), out)
 
 
 def maximum_dtype(numbers: Any) -> Any:

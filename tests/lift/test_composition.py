@@ -144,6 +144,62 @@ def test_a_rule_over_a_value_from_outside_is_an_error(wrap):
         wrap(jax.grad(model.apply))(variables, X)
 
 
+AROUND = {
+    "nothing": lambda f: jax.grad(f),
+    "jit": lambda f: jax.grad(jax.jit(f)),
+    "jit of grad": lambda f: jax.jit(jax.grad(f)),
+    "checkpoint": lambda f: jax.grad(jax.checkpoint(f)),
+    "scan": lambda f: jax.grad(lambda v: jax.lax.scan(lambda c, _: (c + f(v), None), 0.0, None, length=2)[0]),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("kind", ["custom_vjp", "custom_jvp", "custom_gradient"])
+@pytest.mark.parametrize("where", ["function", "rule", "both"])
+def test_a_closure_over_a_value_from_outside_is_an_error_wherever_jax_traces_it(kind, where, around):
+    """It is no silent zero, and no tracer of an ended transform."""
+
+    def body(self, x):
+        w = jnp.sin(self.param("w", nn.initializers.ones, ()))
+        fn = (lambda mdl, x: w * mdl(x)) if where != "rule" else call
+        other = (lambda mdl, x: w * mdl(x)) if where != "function" else call
+        if kind == "custom_vjp":
+            rule = nn.custom_vjp(fn, lambda mdl, x: nn.vjp(other, mdl, x), lambda vjp_fn, ct: vjp_fn(ct))
+        elif kind == "custom_jvp":
+            rule = nn.custom_jvp(fn, lambda mdl, *given: nn.jvp(other, mdl, *given))
+        else:
+
+            def with_map(mdl, x):
+                y, vjp_fn = nn.vjp(fn, mdl, x)
+                return y, lambda ct: vjp_fn(ct * w if where != "function" else ct)
+
+            rule = nn.custom_gradient(with_map)
+        return rule(nn.Dense(2, name="dense"), x).sum()
+
+    model = Through(body)
+    dense = nn.Dense(2).init(KEY, X)["params"]
+    with pytest.raises(errors.DroppedGradientError, match=f"{kind} at /dense.*closes over a value.*Pass the value as"):
+        AROUND[around](lambda v: model.apply(v, X))({"params": {"w": jnp.ones(()), "dense": dense}})
+
+
+def test_a_function_may_close_over_what_is_not_differentiated():
+    def body(self, x, shift):
+        fn = lambda mdl, x: mdl(x) + shift
+        rule = lambda mdl, p, t, v: (lambda y, y_t: (y + shift, 2 * y_t))(*nn.jvp(call, mdl, p, t, v))
+        told = nn.custom_jvp(fn, rule) if self.has_variable("params", "w") else nn.custom_jvp(fn, None)
+        return told(nn.Dense(2, name="dense"), x).sum()
+
+    variables = {"params": {"w": jnp.ones(()), "dense": nn.Dense(2).init(KEY, X)["params"]}}
+    model = Through(body)
+    got = jax.grad(lambda v, x: model.apply(v, x, jnp.ones(2)))(variables, X)
+    np.testing.assert_allclose(got["params"]["dense"]["bias"], 2 * np.ones(2))
+    without = {"params": {"dense": variables["params"]["dense"]}}
+    for around in (jax.jit, jax.checkpoint, jax.vmap):
+        xs, shift = (X[None], jnp.ones((1, 2))) if around is jax.vmap else (X, jnp.ones(2))
+        f = around(lambda x, shift: model.apply(without, x, shift))
+        np.testing.assert_allclose(f(xs, shift).ravel(), [model.apply(without, X, jnp.ones(2))], rtol=1e-6)
+
+
 def test_a_rule_over_both_modules_is_right():
     def body(self, x):
         rule = same_rule(lambda mdls, x: mdls[0](x) + mdls[1](x))

@@ -5,8 +5,8 @@
 One call to `jax.custom_jvp`. The rule is linear in the tangents, so that JAX transposes it: it serves forward and
 reverse mode. What is said in `liftax.lift.custom_vjp` about the time at which JAX traces a rule holds here.
 
-State is an output with a tangent like any other. A rule that was not written for it gives none: the tangent is NaN
-forwards, and backwards a cotangent that reaches it is an error.
+State is an output with a tangent like any other. A rule that was not written for it gives none, which is an error
+where someone asks for it: forwards where the tangent is used, backwards where a cotangent reaches it.
 
 Source: `jax.custom_jvp`.
 """
@@ -23,7 +23,7 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, tree_mismatch
 from liftax.lift.fill import Rule, complete, zero
 from liftax.lift.nested import get
-from liftax.lift.rule import RuleCall, nested, type_of
+from liftax.lift.rule import RuleCall, nested, refuse_at_run, type_of
 from liftax.typing import Filter
 
 
@@ -60,9 +60,9 @@ def custom_jvp(
     Raises:
         AuxError: `jvp_fn` returns no pair.
         TangentError: A tangent that `jvp_fn` returns does not fit.
-        StateCotangentError: The cotangent of a written variable is not zero, and `state_tangents` is False. Where that
-            shows only when the compiled program runs, the gradient is NaN instead, and so is, in forward mode, the
-            tangent of such a variable.
+        StateCotangentError: The tangent of a written variable is used, or its cotangent is not zero, and
+            `state_tangents` is False. Where the latter shows only when the compiled program runs, the program fails
+            with a `jax.errors.JaxRuntimeError` that holds this text.
         DroppedGradientError: An argument without a tangent is being differentiated.
         CustomRuleError: `fn` and `jvp_fn` return different outputs, or write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
@@ -94,9 +94,14 @@ def custom_jvp(
         call = RuleCall(what, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
 
         def rule(primals: Any, tangents: Any) -> Any:
-            call.refuse_constants([not isinstance(t, SymbolicZero) for t in tangents[4]])
+            call.refuse_constants(*([not _is_zero(t) for t in constants] for constants in tangents[4:]))
             call.before_rule(*primals)
-            wrt_t, diff_t = jax.tree.map(_dense, (tangents[0], tangents[3]), is_leaf=_is_zero)
+            moving = jax.tree.map(_dense, (tangents[0], tangents[3]), is_leaf=_is_zero)
+            (out, written), (out_t, state_t) = call.resolved(call.traced(ruled)(primals, moving), primals, moving)
+            return (out, written), (out_t, state_t if state_tangents else _untold(call, written, moving))
+
+        def ruled(primals: Any, moving: Any) -> Any:
+            wrt_t, diff_t = moving
 
             def with_tangents(mdl: Any, *args: Any, **kwargs: Any) -> Any:
                 nondiff = [args[i - 1] for i in call.fixed]
@@ -106,21 +111,18 @@ def custom_jvp(
             pair = "(output, (output_tangent, state_tangent))" if state_tangents else "(output, output_tangent)"
             said = {"why": "a rule of its own", "who": "jvp_fn"}
             out, out_t = demand_pair(result, what, pair=pair, **said, remedy="give None for a tangent of zero")
-            if any(_compat.escaped(x) for x in jax.tree.leaves((out, out_t, state))):
-                raise call.closed_over()
             call.check_alike(out, state.written, "jvp_fn", pair)
+            state_t = None
             if state_tangents:
                 out_t, given = demand_pair(
                     out_t, what, pair="(output_tangent, state_tangent)", why="state_tangents=True", who="jvp_fn",
                     remedy="drop state_tangents=True",
                 )  # fmt: skip
                 state_t = _given(call, state.written, given)
-            else:
-                state_t = _untold(call, state.written, (wrt_t, diff_t))
             return (out, state.written), (_checked(call, out, out_t), state_t)
 
         call.create()
-        function = jax.custom_jvp(call.primal)
+        function = jax.custom_jvp(call.open())
         function.defjvp(rule, symbolic_zeros=True)
         try:
             out, written = function(*call.operands)
@@ -165,7 +167,7 @@ def _given(call: RuleCall, written: Sequence[dict[Any, Any]], given: Any) -> Any
 
 
 def _untold(call: RuleCall, written: Sequence[dict[Any, Any]], tangents: Any) -> Any:
-    """Return tangents for state that the rule says nothing of: NaN forwards, an error for a cotangent backwards."""
+    """Return tangents for state that the rule says nothing of: they may be dropped, and raise where they are used."""
     moving = [t for t in jax.tree.leaves(tangents) if t.dtype != jax.dtypes.float0]
     source = sum((jnp.sum(t).real.astype(float) for t in moving), start=jnp.zeros(()))
 
@@ -182,24 +184,34 @@ def _untold(call: RuleCall, written: Sequence[dict[Any, Any]], tangents: Any) ->
     return tuple(found)
 
 
+def _text(name: str, how: str) -> str:
+    return (
+        f"custom_jvp: the variable {name} was written inside the function with the custom rule, and {how}. The rule "
+        "gives no tangent for it: the derivative through it would be dropped. Pass state_tangents=True and return "
+        "(output, (output_tangent, state_tangent)) from jvp_fn, where None is a state_tangent of zero, or put "
+        "jax.lax.stop_gradient around the value."
+    )
+
+
 def _run(x: Any, _: Any, *, name: str) -> Any:
-    return jnp.full_like(x, jnp.nan)
+    return _compat.refused(x, errors.StateCotangentError(_text(name, "its tangent is used")))
+
+
+def _lower(x: Any, _: Any, *, name: str) -> Any:
+    raise errors.StateCotangentError(_text(name, "a compiled program asks for its tangent"))
 
 
 def _transpose(ct: Any, _: Any, *, name: str) -> Any:
-    known = _compat.known_zero(ct)
+    known, text = _compat.known_zero(ct), _text(name, "a cotangent flows back into it")
     if known is False:
-        raise errors.StateCotangentError(
-            f"custom_jvp: the variable {name} was written inside the function with the custom rule, and a cotangent "
-            "flows back into it. The rule gives no tangent for it: the gradient through it would be dropped. Pass "
-            "state_tangents=True and return (output, (output_tangent, state_tangent)) from jvp_fn, or put "
-            "jax.lax.stop_gradient around the value."
-        )
-    return jnp.zeros_like(ct) if known else jnp.where(jnp.any(ct != 0), jnp.nan, 0.0).astype(ct.dtype) + 0 * ct
+        raise errors.StateCotangentError(text)
+    return jnp.zeros_like(ct) if known else refuse_at_run(jnp.any(ct != 0), text).astype(ct.dtype) + 0 * ct
 
 
 def _batch(size: int, axis: Any, vals: Sequence[Any], dims: Sequence[int | None], params: dict[str, Any]) -> Any:
     return _untold_p.bind(vals[0], jnp.zeros(()), **params), dims[0]
 
 
-_untold_p = _compat.linear_in_first("liftax_untold", run=_run, primal=None, transpose=_transpose, batch=_batch)
+_untold_p = _compat.linear_in_first(
+    "liftax_untold", run=_run, primal=None, transpose=_transpose, batch=_batch, lower=_lower
+)

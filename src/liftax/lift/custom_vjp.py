@@ -26,7 +26,7 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, describe, tree_mismatch
 from liftax.core.pack import Packed
 from liftax.lift.fill import Rule, complete, zero
-from liftax.lift.rule import RuleCall, nested, split, type_of
+from liftax.lift.rule import RuleCall, nested, refuse_at_run, split, type_of
 from liftax.typing import Filter, Path
 
 
@@ -63,8 +63,8 @@ def custom_vjp(
         AuxError: `forward_fn` returns no pair.
         CotangentError: `backward_fn` returns cotangents that do not fit.
         StateCotangentError: The cotangent of a written variable is not zero, and `state_cotangents` is False. Where
-            that shows only when the compiled program runs (the carry of a scan, a branch of a cond), the gradient is
-            NaN instead.
+            that shows only when the compiled program runs (the carry of a scan, a branch of a cond, state that comes
+            out of a jitted function), the program fails with a `jax.errors.JaxRuntimeError` that holds this text.
         DroppedGradientError: An argument without a cotangent is being differentiated.
         CustomRuleError: `fn` and `forward_fn` write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
@@ -111,44 +111,48 @@ def with_rule(
         packed = call.packed
 
         def forward(*primals: Any) -> Any:
-            wrt, others, keys, diff, constants = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-            call.refuse_constants([p.perturbed for p in primals[4]])
-            call.before_rule(wrt, others, keys, diff, constants)
-            out, state = call.run(forward_fn, wrt, others, keys, diff, constants)
-            if any(_compat.escaped(x) for x in jax.tree.leaves((out, state))):
-                raise call.closed_over()
-            out, residuals = demand_pair(
-                out, what, pair="(output, residuals)", why="a rule of its own",
-                who="forward_fn",
-                remedy="return (output, ()) if the backward rule needs nothing",
-            )  # fmt: skip
-            call.check_alike(out, state.written, "forward_fn", "(output, residuals)")
-            return (out, state.written), (split(residuals), constants)
+            operands = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+            call.refuse_constants([p.perturbed for p in primals[4]], [p.perturbed for p in primals[5]])
+            call.before_rule(*operands)
+
+            def ruled(*operands: Any) -> Any:
+                out, state = call.run(forward_fn, *operands)
+                out, residuals = demand_pair(
+                    out, what, pair="(output, residuals)", why="a rule of its own",
+                    who="forward_fn",
+                    remedy="return (output, ()) if the backward rule needs nothing",
+                )  # fmt: skip
+                call.check_alike(out, state.written, "forward_fn", "(output, residuals)")
+                return (out, state.written), (split(residuals), operands[4])
+
+            return call.resolved(call.traced(ruled)(*operands), *operands)
 
         def backward(saved: Any, cotangents: Any) -> Any:
             (residuals, unsplit), constants = saved
             out_ct, state_ct = cotangents
-            nondiff = call.rebuild(constants)[0]
-            given = (
-                *(nondiff[i] for i in sorted(nondiff)),
-                unsplit(residuals),
-                jax.tree.map(_dense, out_ct, is_leaf=_is_zero),
-            )
-            if state_cotangents:
-                dense = jax.tree.map(_dense, state_ct, is_leaf=_is_zero)
-                result = backward_fn(*given, packed.view.assemble([nested(flat) for flat in dense]))
-                poison = None
-            else:
-                poison = _poison(state_ct, packed, what)
-                result = backward_fn(*given)
-            wrt_ct, diff_ct = _checked(result, types, packed, what)
+            poison = None if state_cotangents else _poison(state_ct, packed, what)
+
+            def ruled(residuals: Any, constants: Any, cotangents: Any) -> Any:
+                nondiff = call.rebuild(constants)[0]
+                given = [*(nondiff[i] for i in sorted(nondiff)), unsplit(residuals), cotangents[0]]
+                if state_cotangents:
+                    given.append(packed.view.assemble([nested(flat) for flat in cotangents[1]]))
+                try:
+                    result = backward_fn(*given)
+                except jax.errors.UnexpectedTracerError as error:
+                    raise call.closed_over() from error
+                return _checked(result, types, packed, what)
+
+            dense = jax.tree.map(_dense, (out_ct, state_ct if state_cotangents else None), is_leaf=_is_zero)
+            operands = (residuals, constants, dense)
+            wrt_ct, diff_ct = call.resolved(call.traced(ruled)(*operands), *operands)
             if poison is not None:
                 wrt_ct, diff_ct = jax.tree.map(lambda ct: _poisoned(ct, poison), (wrt_ct, diff_ct))
-            return wrt_ct, None, None, diff_ct, None
+            return wrt_ct, None, None, diff_ct, None, None
 
         call.create()
         types = jax.tree.map(type_of, (packed.groups[0], call.diff))
-        rule = jax.custom_vjp(call.primal)
+        rule = jax.custom_vjp(call.open())
         rule.defvjp(forward, backward, symbolic_zeros=True)
         try:
             out, written = rule(*call.operands)
@@ -206,22 +210,23 @@ def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, An
 
 def _poison(state_ct: Sequence[dict[Path, Any]], packed: Packed, what: str) -> Any:
     """Return None if no cotangent of written state is dropped, or a number that is NaN if one is when it is run."""
-    unknown = []
+    poison = None
     for root, flat in zip(packed.roots, state_ct, strict=True):
         for path, tree in flat.items():
+            text = (
+                f"{what}: the variable {'/'.join(path)} at {root.path_text} was written inside the function with the "
+                "custom rule, and a cotangent flows back into it, which the rule does not take: the gradient through "
+                "it would be dropped. Use custom_vjp with state_cotangents=True and handle it in backward_fn(…, "
+                "residuals, out_ct, state_ct), or put jax.lax.stop_gradient around the value."
+            )
             for ct in jax.tree.leaves(tree, is_leaf=_is_zero):
                 known = isinstance(ct, SymbolicZero) or ct.dtype == jax.dtypes.float0 or _compat.known_zero(ct)
                 if known is False:
-                    raise errors.StateCotangentError(
-                        f"{what}: the variable {'/'.join(path)} at {root.path_text} was written inside the "
-                        "function with the custom rule, and a cotangent flows back into it, which the rule does not "
-                        "take: the gradient through it would be dropped. Use custom_vjp with state_cotangents=True and "
-                        "handle it in backward_fn(…, residuals, out_ct, state_ct), or put jax.lax.stop_gradient around "
-                        "the value."
-                    )
+                    raise errors.StateCotangentError(text)
                 if known is None:
-                    unknown.append(jnp.any(ct != 0))
-    return jnp.where(functools.reduce(jnp.logical_or, unknown), jnp.nan, 0.0) if unknown else None
+                    nan = refuse_at_run(jnp.any(ct != 0), text)
+                    poison = nan if poison is None else poison + nan
+    return poison
 
 
 def _poisoned(ct: Any, poison: Any) -> Any:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from liftax import errors
+from liftax import _compat, errors
 from liftax.ad.checks import explain_arity, tree_mismatch
 from liftax.core import filters
 from liftax.core.pack import State, unbind
@@ -54,6 +55,7 @@ class RuleCall:
         check_primals(self.diff, what)
         self.constants, self.rebuild = split(({i: args[i - 1] for i in self.fixed}, kwargs))
         self._names = _names(self.fixed, args, kwargs)
+        self.closure: list[Any] = []  # what fn closes over, where that can be told before it is differentiated
         self.created: tuple[dict[Path, Any], ...] = tuple({} for _ in self.packed.roots)
         self.seen: Any = None  # what fn returned and wrote: the rule has to do the same
         self._after: Any = None
@@ -61,9 +63,11 @@ class RuleCall:
     @property
     def operands(self) -> tuple[Any, ...]:
         """What the function with the rule is called with."""
-        return (*self.packed.groups, self.packed.keys, self.diff, self.constants)
+        return (*self.packed.groups, self.packed.keys, self.diff, self.constants, self.closure)
 
-    def run(self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any) -> Any:
+    def run(
+        self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()
+    ) -> Any:
         """Call `function(mdl, *args, **kwargs)` on operands; return its output and the state that it wrote."""
         nondiff, kwargs = self.rebuild(constants)
         rest = iter(diff)
@@ -86,10 +90,39 @@ class RuleCall:
         self._after = self.packed.after
         return out, state.written
 
+    def open(self) -> Callable[..., Any]:
+        """Return `primal`. Where JAX writes a program, what `fn` closes over becomes an operand of it, the last one.
+
+        So JAX can say, later, whether that is being differentiated.
+        """
+        if not _compat.staging():
+            return self.primal
+        run, self.closure = _compat.closed(self.primal, *self.operands)
+        return lambda *operands: run(operands[-1], *operands[:-1], [])
+
     def before_rule(self, *operands: Any) -> None:
         """Trace the function if JAX has not: where it differentiates at once, it runs the rule alone."""
         if self.seen is None:
-            jax.eval_shape(self.primal, *operands)
+            _, closure = _compat.closed(self.primal, *operands)
+            if any(_compat.foreign(x) for x in closure):
+                raise self.closed_over()
+
+    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what to call in place of a function of operands that is part of the rule; see `resolved`."""
+        return jax.make_jaxpr(function, return_shape=True) if _compat.staging() else function
+
+    def resolved(self, result: Any, *operands: Any) -> Any:
+        """Return what the function of `traced` returned, a tree of arrays.
+
+        Raises:
+            DroppedGradientError: The function closes over what it can't have any more. Where JAX writes a program, that
+                would end in it as a constant, and fail much later.
+        """
+        staged = result if _compat.staging() else None
+        seen = jax.tree.leaves(result) if staged is None else staged[0].consts
+        if any(_compat.foreign(x) for x in seen):
+            raise self.closed_over()
+        return result if staged is None else _compat.evaluated(*staged, *operands)
 
     def create(self) -> None:
         """Create what the rule gives derivatives of and what does not exist yet, in a run of its own."""
@@ -105,8 +138,10 @@ class RuleCall:
             self.packed.after = self._after
         self.packed.commit(State(written, self.created))
 
-    def refuse_constants(self, perturbed: Sequence[bool]) -> None:
-        """Raise `DroppedGradientError` if a constant is being differentiated."""
+    def refuse_constants(self, perturbed: Sequence[bool], closure: Sequence[bool]) -> None:
+        """Raise `DroppedGradientError` if a constant, or what `fn` closes over, is being differentiated."""
+        if any(closure):
+            raise self.closed_over()
         for name, dropped in zip(self._names, perturbed, strict=True):
             if dropped:
                 raise errors.DroppedGradientError(
@@ -116,11 +151,13 @@ class RuleCall:
                 )
 
     def closed_over(self) -> errors.DroppedGradientError:
-        """Return what to raise where a function closes over what is being differentiated."""
+        """Return what to raise where a function closes over what JAX can't give to the rule, or not differentiate."""
         return errors.DroppedGradientError(
-            f"{self.what} at {self.where}: the function closes over a value that is being differentiated, and the rule "
-            "is about its arguments and the variables of its target alone. Pass the value by position, or make the "
-            "module that it comes from a part of the target: rule((mdl, other), x)."
+            f"{self.what} at {self.where}: the function, or its rule, closes over a value that is being differentiated "
+            "or traced by a transform around the call (grad, jit, checkpoint, scan, …). A rule is about the arguments "
+            "and the variables of its target alone, and may run when the transform has ended. Pass the value as an "
+            "argument, by position, or by keyword if it needs no derivative; or make the module that it comes from a "
+            "part of the target: rule((mdl, other), x)."
         )
 
     def check_alike(self, out: Any, written: Any, rule: str, pair: str) -> None:
@@ -142,6 +179,21 @@ class RuleCall:
                 f"{where}: {rule} returns another output{found.path} than fn does: expected {found.expected}, got "
                 f"{found.got}. The first of the pair {pair} is what fn returns."
             )
+
+
+def refuse_at_run(bad: Any, text: str) -> Any:
+    """Return 0, or NaN if `bad`, a Boolean of the program at hand; in that case the running program fails, too.
+
+    For what only the values tell: that a cotangent is not zero which JAX carries along anyhow, through a loop or out of
+    a function that is compiled by itself. The failure is a `jax.errors.JaxRuntimeError` with the text in it.
+    """
+
+    def refuse(bad: Any) -> None:
+        if bad:
+            raise errors.StateCotangentError(text)
+
+    jax.lax.cond(bad, lambda bad: jax.debug.callback(refuse, bad), lambda bad: None, bad)
+    return jnp.where(bad, jnp.nan, 0.0)
 
 
 def nested(flat: dict[Path, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ NOISY_MODEL = Through(lambda self, x: NOISY_RULE(Noisy(name="block"), x))
 
 def noisy(variables, x, key):
     y, state = NOISY_MODEL.apply(variables, x, rngs={"dropout": key}, mutable=["batch_stats"])
-    return y, state["batch_stats"]["block"]["mean"]
+    return y, jax.lax.stop_gradient(state["batch_stats"]["block"]["mean"])
 
 
 @jax.custom_jvp
@@ -214,7 +214,8 @@ def test_interceptors_and_captures_hold_in_the_rule():
     @jax.jit
     def f(x):
         with nn.intercept_methods(doubled):
-            return model.apply(variables, x, capture_intermediates=True)
+            y, state = model.apply(variables, x, capture_intermediates=True)
+        return y, jax.lax.stop_gradient(state)
 
     (y, state), (y_t, _) = jax.jvp(f, (X,), (X,))
     assert_trees_close((y, y_t), (2 * X @ kernel, 6 * X @ kernel), CLOSE)
@@ -249,21 +250,40 @@ def test_state_tangents(wrap):
 
 @pytest.mark.parametrize("wrap", [None, jax.jit, jax.checkpoint], ids=["eager", "jit", "checkpoint"])
 def test_state_without_tangents_is_loud(wrap):
-    """NaN forwards; backwards an error, or NaN where only the program can tell; nothing where it is not used."""
+    """An error where the tangent or a cotangent of the state is used, and nothing where it is not."""
+    model = Through(lambda self, x: nn.custom_jvp(out, rule)(Normed(name="block"), x))
+    plain = Through(lambda self, x: Normed(name="block")(x))
+    variables = model.init(KEY, X)
+    text = r"batch_stats/BatchNorm_0/mean at /block[\s\S]*state_tangents=True"
+    mean = lambda state: jnp.sum(state["batch_stats"]["block"]["BatchNorm_0"]["mean"])
+
+    def f(x, model=model):
+        return model.apply(variables, x, mutable=["batch_stats"])
+
+    g = wrap(f) if wrap else f
+    want = jax.jvp(lambda x: f(x, plain)[0], (X,), (X,))
+    assert_trees_close(jax.jvp((wrap or (lambda f: f))(lambda x: f(x)[0]), (X,), (X,)), want, 1e-4)
+    assert_trees_close(jax.jit(lambda x: jax.jvp(g, (x,), (x,), has_aux=True)[:2])(X), want, 1e-4)
+    assert jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(g(x)[0] ** 3))(X)))
+    with pytest.raises(errors.StateCotangentError, match=text):
+        jax.jvp(lambda x: mean(g(x)[1]), (X,), (X,))
+    with pytest.raises(errors.StateCotangentError, match=text):
+        jax.jit(lambda x: jax.jvp(lambda x: mean(g(x)[1]), (x,), (x,)))(X)
+    with pytest.raises(jax.errors.JaxRuntimeError if wrap else errors.StateCotangentError, match=text):
+        jax.block_until_ready(jax.grad(lambda x: mean(g(x)[1]))(X))
+
+
+def test_tangent_of_state_that_the_rule_does_not_tell():
+    """It may be dropped and shown; any use is an error."""
     model = Through(lambda self, x: nn.custom_jvp(out, rule)(Normed(name="block"), x))
     variables = model.init(KEY, X)
-    f = lambda x: model.apply(variables, x, mutable=["batch_stats"])
-    f = wrap(f) if wrap else f
-    y_t, state_t = jax.jvp(f, (X,), (X,))[1]
-    assert jnp.all(jnp.isfinite(y_t)) and all(jnp.all(jnp.isnan(t)) for t in jax.tree.leaves(state_t))
-    assert jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(f(x)[0] ** 3))(X)))
-    of_state = jax.grad(lambda x: jnp.sum(f(x)[1]["batch_stats"]["block"]["BatchNorm_0"]["mean"]))
-    if wrap:
-        assert jnp.all(jnp.isnan(of_state(X)))
-    else:
-        text = r"batch_stats/BatchNorm_0/mean at /block.*state_tangents=True"
-        with pytest.raises(errors.StateCotangentError, match=text):
-            of_state(X)
+    _, (y_t, state_t) = jax.jvp(lambda x: model.apply(variables, x, mutable=["batch_stats"]), (X,), (X,))
+    assert jnp.all(jnp.isfinite(y_t))
+    mean_t = state_t["batch_stats"]["block"]["BatchNorm_0"]["mean"]
+    assert mean_t.shape == (2,) and "its tangent is used" in repr(mean_t)
+    for use in (lambda t: t + 1, float, jax.jit(jnp.sum), np.asarray, jax.vmap(jnp.sin), bool):
+        with pytest.raises(errors.StateCotangentError, match="its tangent is used"):
+            use(mean_t)
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -279,7 +299,11 @@ def test_state_carried_through_a_scan(used):
         stats, y = jax.lax.scan(step, variables["batch_stats"], jnp.stack([x, 2 * x]))
         return jnp.sum(y**3) + (sum(jnp.sum(s) for s in jax.tree.leaves(stats)) if used else 0.0)
 
-    assert jnp.any(jnp.isnan(jax.grad(loss)(X))) == used
+    if not used:
+        assert jnp.all(jnp.isfinite(jax.grad(loss)(X)))
+        return
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a cotangent flows back into it"):
+        jax.block_until_ready(jax.grad(loss)(X))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
