@@ -22,15 +22,9 @@ LEFT_OUT = {
 INNER = {
     "module": {
         *("CompactNameScope", "Descriptor", "DescriptorWrapper", "FlaxId", "K", "M", "ModuleBase", "ParentDescriptor"),
-        *(
-            "SetupState",
-            "T",
-            "TestScope",
-            "ThreadLocalStack",
-            "capture_call_intermediates",
-            "create_descriptor_wrapper",
-        ),
-        *("module_field", "run_interceptors", "tuple_init", "tuple_reduce", "wrap_descriptor_once", "wrap_method_once"),
+        *("SetupState", "T", "TestScope", "ThreadLocalStack", "capture_call_intermediates", "module_field"),
+        *("create_descriptor_wrapper", "run_interceptors", "tuple_init", "tuple_reduce", "wrap_descriptor_once"),
+        "wrap_method_once",
     },
     "transforms": {
         *("C", "FlaxId", "InstancePlaceholder", "ModuleT", "Target", "VariablePlaceholder", "clean_clone"),

@@ -394,7 +394,7 @@ def interceptors_inside_vjp_of_grad(nn: Any) -> Any:
 def capture_everything(nn: Any) -> Any:
     model = auto_encoder(nn)
     variables = model.init(KEYS["params"], X)
-    return model.apply(variables, X, mutable=["intermediates"], capture_intermediates=lambda m, n: n != "setup")
+    return model.apply(variables, X, mutable=["intermediates"], capture_intermediates=lambda m, n: True)
 
 
 @script

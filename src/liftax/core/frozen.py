@@ -18,8 +18,8 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
     Example:
         >>> from liftax import nn
         >>> d = nn.FrozenDict({'a': {'b': 1}})
-        >>> d['a']['b'], dict(d)
-        (1, {'a': FrozenDict({'b': 1})})
+        >>> d['a']['b'], d.unfreeze()
+        (1, {'a': {'b': 1}})
     """
 
     __slots__ = ("_data",)
@@ -41,7 +41,7 @@ class FrozenDict(Mapping[K, V], Generic[K, V]):
         return len(self._data)
 
     def __repr__(self) -> str:
-        return f"FrozenDict({self._data!r})"
+        return self.pretty_repr()
 
     def __hash__(self) -> int:
         return hash(frozenset(self._data.items()))

@@ -101,7 +101,7 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
                     out = through(frame.interceptors, fun, self, name, args, kwargs)
                 else:
                     out = fun(self, *args, **kwargs)
-            if frame.capture is not None and not is_setup and scope is not None and frame.capture(self, name):
+            if frame.capture is not None and scope is not None and frame.capture(self, name):
                 self.sow("intermediates", name, out)
             return out
         finally:
