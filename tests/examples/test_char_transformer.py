@@ -1,5 +1,6 @@
 """The character transformer learns the same on Flax Linen, decodes with its cache what it says without, and runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,28 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "examples/char_transformer.py"
-OURS, LINENS = "from liftax import nn\n", "from flax import linen as nn\n"
 
-
-def load(line: str) -> ModuleType:
-    """Return the program, imported without being run, with this import of `nn`."""
-    source = SOURCE.read_text(encoding="utf-8")
-    assert source.count(OURS) == 1
-    module = ModuleType("char_transformer")
-    module.__file__ = str(SOURCE)
-    exec(compile(source.replace(OURS, line), str(SOURCE), "exec"), module.__dict__)
-    return module
+@pytest.fixture(scope="module")
+def ct(load: Callable[..., ModuleType]) -> ModuleType:
+    return load("char_transformer")
 
 
 @pytest.fixture(scope="module")
-def ct() -> ModuleType:
-    return load(OURS)
-
-
-@pytest.fixture(scope="module")
-def linen() -> ModuleType:
-    return load(LINENS)
+def linen(load: Callable[..., ModuleType]) -> ModuleType:
+    return load("char_transformer", linen=True)
 
 
 def config(module: ModuleType) -> Any:
