@@ -2,7 +2,8 @@
 
     checkpoint : (Module -> a -> b) -> (Module -> a -> b)
 
-One call to `jax.checkpoint`. `remat` is the same function.
+One call to `jax.checkpoint`. `remat` is the same function. Each call is traced, and traces that come out the same are
+given to JAX as one (`liftax.lift.programs`), so that it works out once what the backward pass of equal blocks computes.
 
 Source: `jax.checkpoint`; `flax.linen.checkpoint` for the signature.
 """
@@ -14,6 +15,7 @@ import jax
 
 from liftax import errors
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
+from liftax.lift.programs import found_again
 from liftax.typing import Filter
 
 
@@ -71,6 +73,7 @@ def checkpoint(
     if concrete:
         raise NotImplementedError("checkpoint: concrete=True is gone from JAX. Name Python values in static_argnums.")
     static = shifted(static_argnums, "checkpoint")
+    options: dict[str, Any] = {"prevent_cse": prevent_cse, "policy": policy}
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
         call = Call(target, mdl, args, kwargs, (variables,), rngs, "checkpoint")
@@ -79,8 +82,9 @@ def checkpoint(
         def pure(groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
             return call.run(groups, keys, args, kwargs)
 
-        run = jax.checkpoint(call.named(pure), prevent_cse=prevent_cse, policy=policy, static_argnums=static)
-        out, state = run(packed.groups, packed.keys, *call.args, **call.kwargs)
+        out, state = _rematerialized(
+            call.named(pure), static, options, (packed.groups, packed.keys, *call.args), call.kwargs
+        )
         packed.commit(state)
         return out
 
@@ -96,3 +100,29 @@ def shifted(argnums: int | Sequence[int], name: str, by: int = 1) -> tuple[int, 
     if 0 in positions:
         raise errors.ArityError(f"{name}: position 0 is the module, which is no argument to be marked. Count from 1.")
     return tuple(i + by if i > 0 else i for i in positions)
+
+
+def _rematerialized(
+    pure: Callable[..., Any], static: tuple[int, ...], options: Mapping[str, Any], args: Any, kwargs: Any
+) -> Any:
+    """Return what `jax.checkpoint` of `pure` does, which is equal for equal programs, and so worked out once."""
+    positions = {i + len(args) if i < 0 else i for i in static}
+    if not isinstance(options["prevent_cse"], bool) or not positions <= set(range(len(args))):
+        return jax.checkpoint(pure, static_argnums=static, **options)(*args, **kwargs)
+    leaves, treedef = jax.tree.flatten(([x for i, x in enumerate(args) if i not in positions], kwargs))
+    structures = []
+
+    def flat(*leaves: Any) -> list[Any]:
+        given, kwargs = treedef.unflatten(leaves)
+        given = iter(given)
+        out = pure(*(x if i in positions else next(given) for i, x in enumerate(args)), **kwargs)
+        out, structure = jax.tree.flatten(out)
+        structures.append(structure)
+        return out
+
+    try:
+        traced = jax.make_jaxpr(flat)(*leaves)
+    except jax.errors.ConcretizationTypeError:  # JAX says more about it if it traces for a checkpoint
+        return jax.checkpoint(pure, static_argnums=static, **options)(*args, **kwargs)
+    run = found_again(traced.jaxpr, pure.__name__)
+    return structures[0].unflatten(jax.checkpoint(run, **options)(traced.consts, *leaves))

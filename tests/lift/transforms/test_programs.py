@@ -1,0 +1,172 @@
+"""Equal blocks under `remat` are one program to JAX, and blocks that differ in anything are not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from liftax import nn
+from liftax.lift import programs
+
+X = jnp.linspace(-1.0, 2.0, 3)
+
+
+class Block(nn.Module):
+    scale: float = 1.0
+
+    @nn.remat
+    @nn.compact
+    def __call__(self, x):
+        return x + nn.tanh(nn.Dense(3)(x)) * self.scale
+
+
+class Net(nn.Module):
+    scales: tuple = (1.0, 1.0, 1.0)
+
+    @nn.compact
+    def __call__(self, x):
+        for scale in self.scales:
+            x = Block(scale)(x)
+        return x
+
+
+def bodies(fun, *args):
+    """The jaxprs under the checkpoints of a trace, each once."""
+    found = [e.params["jaxpr"] for e in jax.make_jaxpr(fun)(*args).eqns if "prevent_cse" in e.params]
+    assert len(found) > 1
+    return {id(body) for body in found}
+
+
+def test_equal_blocks_are_one_program():
+    variables = Net().init(jax.random.key(0), X)
+    assert len(bodies(Net().apply, variables, X)) == 1
+    assert len(bodies(Net((1.0, 2.0, 1.0)).apply, variables, X)) == 2
+    assert len(bodies(Net((0.0, -0.0)).apply, variables, X)) == 2
+
+
+def test_equal_blocks_have_their_own_gradients():
+    variables = Net().init(jax.random.key(0), X)
+
+    def by_hand(params, x):
+        for i in range(3):
+            p = params[f"Block_{i}"]["Dense_0"]
+            x = x + jnp.tanh(x @ p["kernel"] + p["bias"])
+        return jnp.sum(x**2)
+
+    got = jax.grad(lambda params: jnp.sum(Net().apply({"params": params}, X) ** 2))(variables["params"])
+    expected = jax.grad(by_hand)(variables["params"], X)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
+def chain(body, n=3):
+    """Run `body(block, x)` under `remat`, once made, for `n` blocks without variables."""
+
+    class Part(nn.Module):
+        def __call__(self, x):
+            return x
+
+    class Chain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            again = nn.remat(body)
+            for i in range(n):
+                x = again(Part(name=f"part_{i + 1}"), x)
+            return x
+
+    return lambda x: Chain().apply({}, x)
+
+
+def test_a_block_may_depend_on_its_name():
+    run = chain(lambda part, x: x * float(part.name[-1]))
+    np.testing.assert_allclose(run(X), X * 6)
+    np.testing.assert_allclose(jax.grad(lambda x: run(x).sum())(X), [6.0] * 3)
+    assert len(bodies(run, X)) == 3
+
+
+def test_a_block_may_depend_on_what_changes_between_calls():
+    factors = iter(range(2, 8))
+    run = chain(lambda part, x: x * next(factors))
+    np.testing.assert_allclose(run(X), X * 2 * 3 * 4)
+    np.testing.assert_allclose(run(X), X * 5 * 6 * 7)
+
+
+def test_blocks_that_close_over_arrays_of_one_shape_are_one_program():
+    arrays = iter([jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 5.0, 6.0]), np.array([7.0, 8.0, 9.0], np.float32)] * 2)
+    run = chain(lambda part, x: x * next(arrays))
+    np.testing.assert_allclose(run(X), X * jnp.array([28.0, 80.0, 162.0]), rtol=1e-6)
+    assert len(bodies(run, X)) == 1
+
+
+def test_a_block_may_close_over_what_is_differentiated():
+    def run(scale):
+        return chain(lambda part, x: x * scale)(X).sum()
+
+    np.testing.assert_allclose(jax.grad(run)(2.0), 3 * 2.0**2 * X.sum())
+    np.testing.assert_allclose(jax.grad(jax.grad(run))(2.0), 6 * 2.0 * X.sum())
+    np.testing.assert_allclose(jax.vmap(run)(jnp.array([1.0, 2.0])), jnp.array([1.0, 8.0]) * X.sum())
+
+
+def test_a_rule_that_is_made_for_each_block_is_its_own():
+    rates = iter([2.0, 3.0, 5.0])
+
+    def body(part, x):
+        rate = next(rates)
+
+        @jax.custom_jvp
+        def identity(x):
+            return x * 1.0
+
+        identity.defjvp(lambda primals, tangents: (identity(*primals), rate * tangents[0]))
+        return identity(x)
+
+    np.testing.assert_allclose(jax.grad(lambda x: chain(body)(x).sum())(X), [30.0] * 3)
+
+
+def test_effects_of_each_block_happen():
+    seen = []
+
+    def body(part, x):
+        jax.debug.callback(lambda x: seen.append(float(x[0])), x)
+        return x * 2.0
+
+    jax.block_until_ready(jax.jit(chain(body))(X))
+    jax.effects_barrier()
+    assert sorted(seen) == [-4.0, -2.0, -1.0]
+
+
+def test_dropout_of_each_block_is_its_own():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = nn.remat(nn.Dropout)(0.5, deterministic=False)(x)
+            return x
+
+    key = jax.random.key(0)
+    y = jax.jit(lambda key: Dropping().apply({}, jnp.ones(64), rngs={"dropout": key}))(key)
+    assert set(np.unique(y)) == {0.0, 4.0}
+    assert 0.1 < np.mean(y == 4.0) < 0.45  # a quarter, not the half that one mask leaves
+
+
+def test_static_arguments_stay_python_values():
+    class Switch(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def body(part, x, times, *, power):
+                return x**power if times == 2 else x * times
+
+            again = nn.remat(body, static_argnums=(2,))
+            return again(self, again(self, x, 2, power=2.0), 3, power=jnp.float32(2.0))
+
+    np.testing.assert_allclose(jax.jit(lambda x: Switch().apply({}, x))(X), 3 * X**2, rtol=1e-6)
+
+
+def test_an_argument_that_should_be_static_is_explained_by_jax():
+    with pytest.raises(jax.errors.ConcretizationTypeError, match="static_argnums"):
+        chain(lambda part, x: x if x[0] > 0 else -x)(X)
+
+
+def test_few_programs_are_kept():
+    for n in range(programs.KEPT + 8):
+        chain(lambda part, x: x * n, n=2)(X)  # noqa: B023
+    assert sum(map(len, programs._found.values())) <= programs.KEPT
