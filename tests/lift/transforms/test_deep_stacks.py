@@ -1,6 +1,7 @@
 """`scan` over layers of `remat` of a block that holds a lifted `grad`, with dropout and batch statistics.
 
-Against Linen on the same variables and keys, and, without dropout, against the layers one after the other in plain JAX.
+Against Linen on the same variables and keys, to the bit, and, without dropout, against the layers one after the other in
+plain JAX.
 """
 
 import flax.linen
@@ -89,6 +90,9 @@ def test_deep_stack(wrap, dropout):
     got = WRAPPED[wrap](run(of(stack(nn, dropout))))(*arguments)
     want = WRAPPED[wrap](run(reference))(*arguments)
     assert jax.tree.structure(got) == jax.tree.structure(want)
-    # The compiler fuses the loop otherwise, and batch norm over three rows enlarges the last bits.
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(g, w, rtol=2e-3, atol=2e-4)
+    # Linen's stack is the same program. Plain layers are no loop, and XLA may round them otherwise: float32 is up to
+    # 1.5e-5 of the largest element away from float64 here, as the derivatives of batch norm over three rows enlarge it.
+    allowed = 0.0 if dropout else 3e-5
+    for (path, g), w in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        distance = np.abs(np.asarray(g) - np.asarray(w)).max() / np.abs(w).max()
+        assert distance <= allowed, jax.tree_util.keystr(path)
