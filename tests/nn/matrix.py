@@ -104,7 +104,7 @@ def raw(transform: str, f: Program) -> Program:
     if transform == "jit":
         return jax.jit(f)
     if transform == "vmap":
-        return jax.vmap(f, in_axes=(None, None, 0, None))
+        return jax.vmap(f, in_axes=(None, None, 0, None), axis_size=STEPS)  # some rows have no primals
     if transform == "scan":
 
         def scanned(params: Tree, state: Tree, primals: list[Any], keys: Tree) -> Tree:
@@ -172,7 +172,15 @@ def weighted(out: Tree) -> jax.Array:
 
 def tangents(tree: Tree) -> Tree:
     """Return tangents of `tree`, whose leaves are floating-point, that differ between elements."""
-    return jax.tree.map(lambda x: jnp.cos(3.0 * x).astype(x.dtype), tree)
+
+    def tangent(x: jax.Array) -> jax.Array:
+        info = jnp.finfo(x.dtype)
+        if info.bits >= 32:
+            return jnp.cos(3.0 * x)
+        # XLA may keep more bits of a 16-bit number than the dtype has, and not the same ones in two programs.
+        return jax.lax.reduce_precision(jnp.cos(3.0 * x.astype(jnp.float32)), info.nexp, info.nmant).astype(x.dtype)
+
+    return jax.tree.map(tangent, tree)
 
 
 # --- lifted transforms ---
