@@ -1,6 +1,6 @@
 """`scan` over layers of `remat` of a block that holds a lifted `grad`, with dropout and batch statistics.
 
-Against Linen on the same variables and keys, to the bit, and, without dropout, against the layers one after the other in
+Against Linen on the same variables and keys, to the bit, and, without dropout, against one layer after the other, in
 plain JAX.
 """
 
