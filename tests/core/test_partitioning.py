@@ -1,5 +1,7 @@
 """Boxes that say how variables are laid out: like Linen's, and on a mesh of four devices."""
 
+import functools
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -146,3 +148,15 @@ def test_boxes_are_like_linens():
     assert nn.meta.map_axis_meta(lambda box: box.names, {"a": ours, "b": 1}) == {"a": ("x",), "b": 1}
     assert not nn.meta.global_mesh_defined()
     assert nn.meta.is_axis_metadata(theirs)
+
+
+def test_axes_counted_from_the_end():
+    """Linen names the wrong axis, and then fails."""
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
+    dense = functools.partial(nn.Dense, kernel_init=init, use_bias=False)
+    model = nn.vmap(dense, {"params": -1}, {"params": True}, metadata_params={nn.PARTITION_NAME: "layers"})(4)
+    x = jnp.ones((2, 3))
+    y, variables = model.init_with_output(jax.random.key(0), x)
+    box = variables["params"]["kernel"]
+    assert (box.names, box.value.shape) == (("in", "out", "layers"), (3, 4, 2))
+    assert (model.apply(variables, x) == y).all()

@@ -62,7 +62,7 @@ class Partitioned(AxisMetadata):
     def add_axis(self: B, index: int, params: Mapping[Any, Any]) -> B:
         """Name the axis that a transform stacked at `index`."""
         names = [*self.names, *[None] * (index - len(self.names))]
-        names.insert(index, self._name(params))
+        names.insert(index if index >= 0 else index + len(names) + 1, self._name(params))
         return dataclasses.replace(self, names=tuple(names))
 
     def remove_axis(self: B, index: int, params: Mapping[Any, Any]) -> B:
