@@ -1,6 +1,7 @@
 """Print what the Laplacian costs beside the trace of a Hessian, and what a fixed point keeps beside its unrolled loop.
 
-`derivatives.py [--batch 32]`. Times are minima of interleaved rounds; FLOPs and bytes are XLA's.
+`derivatives.py [--batch 1 32 128]`. Ratios of times are medians over interleaved rounds, with their quartiles; FLOPs and
+bytes are XLA's. A network of this size runs for some microseconds at batch 1, most of which is the call itself.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def network(act, sizes=(32, 64, 64, 1)):
     return f
 
 
-def laplacian(name: str, batch: int, rounds: int) -> tuple[float, float, float]:
+def laplacian(name: str, batch: int, rounds: int) -> tuple[measure.Spread, float, float]:
     """Ratios of time and FLOPs to the trace of the Hessian, and the largest relative difference."""
     f = network(getattr(jax.nn, name))
     xs = jax.random.normal(jax.random.key(1), (batch, 32))
@@ -39,7 +40,7 @@ def laplacian(name: str, batch: int, rounds: int) -> tuple[float, float, float]:
     flops = [measure.program(programs[n]).flops for n in ("ours", "whole")]
     a, b = programs["ours"](xs), programs["whole"](xs)
     error = float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
-    return min(times["ours"]) / min(times["whole"]), flops[0] / flops[1], error
+    return measure.ratios(times, "whole")["ours"], flops[0] / flops[1], error
 
 
 def fixed_point(steps: int) -> tuple[float, int, int]:
@@ -63,13 +64,15 @@ def fixed_point(steps: int) -> tuple[float, int, int]:
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=32, help="points at a time")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 128], help="points at a time")
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
-    print("laplacian / trace of jax.hessian   time  FLOPs  difference")
+    print("laplacian / trace of jax.hessian   batch   time                FLOPs  difference")
     for name in ACTIVATIONS:
-        time, flops, error = laplacian(name, options.batch, options.rounds)
-        print(f"{name:33}  {time:.2f}   {flops:.2f}     {error:.0e}", flush=True)
+        for batch in options.batch:
+            time, flops, error = laplacian(name, batch, options.rounds)
+            spread = f"{time.median:.2f} ({time.low:.2f} to {time.high:.2f})"
+            print(f"{name:33}  {batch:5}   {spread:20}{flops:.2f}   {error:.0e}", flush=True)
     print("\nfixed_point, steps at most   difference of gradient   bytes   bytes unrolled")
     for steps in (50, 100, 200, 400):
         error, ours, unrolled = fixed_point(steps)

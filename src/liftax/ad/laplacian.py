@@ -185,6 +185,11 @@ _EVALUATED = _POINTWISE | {
 """Primitives that act on each number alone."""
 
 
+_LINEAR = frozenset({
+    "add", "add_any", "sub", "neg", "mul", "broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy",
+})  # fmt: skip
+"""Primitives that make zeros of zeros alone."""
+
 _INNER = frozenset({"pjit", "jit", "custom_jvp_call"})
 
 
@@ -318,10 +323,9 @@ def _pointwise(eqn: Any, inputs: Sequence[Any], run: Callable[..., list[Any]], f
     if not _is_pointwise(closed.jaxpr, [True] * len(closed.jaxpr.invars), like):
         return None
     n = len(eqn.outvars)
-    found = _propagate(closed.jaxpr, closed.consts, jax.tree.leaves((point, slopes, bends)))
-    zero = [_spells_zero(closed.jaxpr, v) for v in closed.jaxpr.outvars[2 * n :]]
-    made = zip(found[:n], found[n : 2 * n], found[2 * n :], zero, strict=True)
-    return [_Chain(y, base, s, None if z else b) for y, s, b, z in made]
+    found = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((point, slopes, bends)))
+    made = zip(found[:n], found[n : 2 * n], found[2 * n :], strict=True)
+    return [_Chain(_number(y, like), base, _number(s, like), b) for y, s, b in made]
 
 
 def _general(eqn: Any, inputs: Sequence[_Dense], run: Callable[..., list[Any]], flat: bool) -> list[Any]:
@@ -329,6 +333,8 @@ def _general(eqn: Any, inputs: Sequence[_Dense], run: Callable[..., list[Any]], 
     point, first = tuple(x.value for x in inputs), tuple(x.first for x in inputs)
     ys, push = jax.linearize(run, *point)
     dys = jax.vmap(push)(*first)
+    if eqn.primitive.name == "dot_general":  # XLA on CPUs would draw the sum of squares into a slower product
+        dys = jax.lax.optimization_barrier(dys)
     lys: Sequence[Any] = [None] * len(ys)
     if any(x.second is not None for x in inputs):
         lys = push(*(jnp.zeros_like(x.value) if x.second is None else x.second for x in inputs))
@@ -372,12 +378,39 @@ def _is_pointwise(jaxpr: Any, moving: Sequence[bool], like: Any) -> bool:
     return True
 
 
-def _spells_zero(jaxpr: Any, v: Any) -> bool:
-    """Tell whether an output is written as zeros, as derivatives are that JAX knows to vanish."""
-    made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
-    if not hasattr(v, "val") and v in made and made[v].primitive.name == "broadcast_in_dim":
-        v = made[v].invars[0]
-    return hasattr(v, "val") and not np.any(v.val)
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Run a jaxpr without what is multiplied by zeros; None stands for zero, among the arguments and results too.
+
+    A rule of `jax.custom_jvp` gets zeros written out for what does not vary, where JAX itself knows them as zeros.
+    """
+    env: dict[Any, Any] = {}
+
+    def read(v: Any) -> Any:
+        if hasattr(v, "val"):
+            return v.val if np.any(v.val) or not _is_inexact(v.aval) else None
+        return env[v]
+
+    env.update(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    for eqn in jaxpr.eqns:
+        name, operands = eqn.primitive.name, [read(v) for v in eqn.invars]
+        missing = [x is None for x in operands]
+        alike = operands and all(_same_type(v.aval, eqn.outvars[0].aval) for v in eqn.invars)
+        if name in ("pjit", "jit"):
+            inner = eqn.params["jaxpr"]
+            results = _evaluate(inner.jaxpr, inner.consts, operands)
+        elif (name in _LINEAR and all(missing)) or (name == "mul" and any(missing)) or (name == "div" and missing[0]):
+            results = [None] * len(eqn.outvars)
+        elif name in ("add", "add_any") and any(missing) and alike:
+            results = [operands[missing.index(False)]]
+        else:
+            full = [_number(x, v.aval) for x, v in zip(operands, eqn.invars, strict=True)]
+            results = _compat.run_equation(eqn, full)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _number(x: Any, like: Any) -> Any:
+    return jnp.zeros(like.shape, like.dtype) if x is None else x
 
 
 def _plus(x: Any, y: Any) -> Any:
