@@ -154,6 +154,18 @@ def test_name_and_parent_stay():
             Net().apply({}, jnp.ones(1))
 
 
+def test_properties_are_not_hidden():
+    class Net(nn.Module):
+        def setup(self):
+            self.variables = {}
+
+        def __call__(self, x):
+            return x
+
+    with pytest.raises(AttributeError, match="variables"):
+        Net().apply({}, jnp.ones(1))
+
+
 def test_hash_of_fields_says_what_to_do():
     class Net(nn.Module):
         options: dict

@@ -367,3 +367,28 @@ def share_scope_of_unbound_modules(nn: Any) -> Any:
 @mistake
 def compact_name_scope_of_an_unbound_module(nn: Any) -> Any:
     compact_name_scopes(nn).up(X)
+
+
+@mistake
+def no_call(nn: Any) -> Any:
+    class Net(nn.Module):
+        def setup(self):
+            self.layer = nn.Dense(3)
+
+    Net().init(KEYS, X)
+
+
+@mistake
+def name_set_in_setup(nn: Any) -> Any:
+    def body(m):
+        m.name = "mine"
+
+    setup_net(nn, body).init(KEYS, X)
+
+
+@mistake
+def property_set_in_setup(nn: Any) -> Any:
+    def body(m):
+        m.variables = {}
+
+    setup_net(nn, body).init(KEYS, X)

@@ -177,6 +177,8 @@ class Binding:
                 f"{type(self).__name__}.{name} = … at {place(self)}: {name!r} is a dataclass field, and setup can't "
                 "set it. Give the attribute another name."
             )
+        elif type(getattr(type(self), name, None)) is property:
+            object.__setattr__(self, name, value)  # its setter, or Python's error
         else:
             state.made = (*state.made, name)
             self._adopt(name, value)

@@ -398,7 +398,7 @@ def _method(module: Module, method: Any, what: str) -> Callable[..., Any]:
     """Return the function of a bound module that `method` stands for."""
     cls = type(module).__name__
     if method is None:
-        method = getattr(type(module), "__call__", None)  # noqa: B004
+        method = next((c.__dict__["__call__"] for c in type(module).__mro__ if "__call__" in c.__dict__), None)
         if method is None:
             raise errors.ApplyModuleInvalidMethodError(
                 f"{cls}.{what}: {cls} has no __call__. Define one, or say which method to run: method='…'."
