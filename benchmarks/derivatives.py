@@ -1,6 +1,6 @@
 """Print what the Laplacian costs beside the trace of a Hessian, and what a fixed point keeps beside its unrolled loop.
 
-`derivatives.py [--batch 1 32 128]`. Ratios of times are medians over interleaved rounds, with their quartiles; FLOPs and
+`derivatives.py [--batch 1 32 128]`. Ratios of times are medians over interleaved rounds with quartiles; FLOPs and
 bytes are XLA's. A network of this size runs for some microseconds at batch 1, most of which is the call itself.
 """
 

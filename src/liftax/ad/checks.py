@@ -8,6 +8,7 @@ after JAX has raised and cost nothing otherwise.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,15 +92,25 @@ def explain_arity(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as mismatch:
-        name = getattr(fun, "__qualname__", None) or type(fun).__name__
+        plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        signature = signature.replace(parameters=plain, return_annotation=signature.empty)
         given = [f"{len(args)} positional argument{'s' * (len(args) != 1)}", *(f"{k}=…" for k in kwargs)]
         remedy = "bind everything else first (functools.partial or a lambda)."
         if args and hasattr(args[0], "scope"):  # a lifted transform hands the module over
             remedy = "let the module be its first parameter, fn(mdl, x)."
         raise ArityError(
-            f"{what} calls {name}{signature} with {', '.join(given)}, which does not fit: {mismatch}. "
+            f"{what} calls {_function(fun)}{signature} with {', '.join(given)}, which does not fit: {mismatch}. "
             f"Give {what} one primal for each positional argument, and {remedy}"
         ) from error
+
+
+def _function(fun: Callable[..., Any]) -> str:
+    """Return what to call a function in front of its signature; of a lambda, where it stands."""
+    name = (getattr(fun, "__qualname__", None) or type(fun).__name__).rpartition("<locals>.")[2]
+    code = getattr(fun, "__code__", None)
+    if "<lambda>" not in name or code is None:
+        return name
+    return f"the lambda in line {code.co_firstlineno} of {os.path.basename(code.co_filename)}, "
 
 
 # --- the values ------------------------------------------------------------------------------------------------------

@@ -147,6 +147,6 @@ def _names(filter_: Any) -> frozenset[str]:
         if all(isinstance(n, str) for n in names):
             return names
     raise errors.InvalidFilterError(
-        f"Got {filter_!r} of type {type(filter_).__name__} as a filter. A filter is True, False, a collection's name, "
+        f"got {filter_!r} of type {type(filter_).__name__} as a filter. A filter is True, False, a collection's name, "
         "a collection of names, or DenyList(filter)."
     )

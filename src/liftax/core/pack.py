@@ -341,12 +341,15 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         slots.append(tuple(row))
         packed.parts.append(rebound)
     packed.view = View(treedef, tuple(slots))
-    grouped = [filters.group(_variables(scope), groups) for scope in roots]
-    packed.groups = tuple(tuple(g[i] for g in grouped) for i in range(len(groups)))
-    packed.keys = tuple(_keys(scope, rngs) for scope in roots)
     reach: Filter = False
-    for filter_ in groups:
-        reach = filters.union(reach, filter_)
+    try:
+        for filter_ in groups:
+            reach = filters.union(reach, filter_)
+        grouped = [filters.group(_variables(scope), groups) for scope in roots]
+        packed.keys = tuple(_keys(scope, rngs) for scope in roots)
+    except errors.InvalidFilterError as error:
+        raise errors.InvalidFilterError(f"{name} at {roots[0].path_text}: {error}") from None
+    packed.groups = tuple(tuple(g[i] for g in grouped) for i in range(len(groups)))
     packed.inner_mutable = tuple(filters.intersect(scope.store.mutable, reach) for scope in roots)
     packed.counters = tuple(
         {p: dict(c) for p, c in scope.store.counters.items() if p[: len(scope.path)] == scope.path} for scope in roots
@@ -374,6 +377,12 @@ def _leaves(target: Any, name: str) -> tuple[list[Any], Any]:
     wrong = [x for x in leaves if not is_target(x)]
     if wrong or not leaves:
         got = f"{type(wrong[0]).__name__}" if wrong else f"an empty {type(target).__name__}"
+        if isinstance(target, Mapping) and wrong and len(wrong) == len(leaves):
+            raise errors.TransformTargetError(
+                f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or a "
+                f"tree of these is expected. If these are variables, bind a module to them: "
+                f"{name}(fn, module.bind(variables), *args)."
+            )
         raise errors.TransformTargetError(
             f"{name}: got {got} where a bound Module, a Scope, or a tree of these is expected. The call is "
             f"{name}(fn, module, *args): the module comes right after the function."

@@ -137,26 +137,36 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
     Raises:
         MappedAxisError: the sizes differ, or there is none.
     """
-    sizes: set[int] = set()
+    sizes: dict[int, str] = {}  # size -> the first value that has it
 
-    def look(axis: Any, x: Any) -> None:
+    def look(before: Any, axis: Any, x: Any) -> None:
         if axis is not unmapped:
-            for leaf in jax.tree.leaves(x):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(x):
                 shape = np.shape(leaf)
+                what = f"{_value((*before, *path), name)} of shape {shape}"
                 if not -len(shape) <= axis < len(shape):
-                    raise errors.MappedAxisError(f"{name}: a value of shape {shape} has no axis {axis} to map over.")
-                sizes.add(shape[axis])
+                    raise errors.MappedAxisError(f"{name}: {what} has no axis {axis} to map over.")
+                sizes.setdefault(shape[axis], f"axis {axis} of {what}")
 
-    jax.tree.map(look, axes, values, is_leaf=lambda x: x is None)
+    jax.tree_util.tree_map_with_path(look, axes, values, is_leaf=lambda x: x is None)
     if given is not None:
-        sizes.add(given)
+        sizes.setdefault(given, argument)
     if not sizes:
         raise errors.MappedAxisError(
             f"{name}: nothing that is mapped says how long the axis is. Pass {argument}, or map an argument."
         )
     if len(sizes) > 1:
         raise errors.MappedAxisError(
-            f"{name}: the mapped axes have the sizes {', '.join(map(str, sorted(sizes)))}; they have to be of one. "
-            f"Look at in_axes, variable_axes and {argument}."
+            f"{name}: the mapped axes have different sizes: {'; '.join(f'{n} for {x}' for n, x in sizes.items())}. They "
+            f"have to be of one. Look at in_axes, variable_axes and {argument}."
         )
-    return sizes.pop()
+    return next(iter(sizes))
+
+
+def _value(path: Any, name: str) -> str:
+    """Say what a value is by its path in what is mapped: arguments, or in `vmap` groups of variables and arguments."""
+    if name == "scan":
+        return f"argument {path[0].idx + 1}{jax.tree_util.keystr(path[1:])}"  # the carry is argument 0
+    if path[0].idx == 1:
+        return f"argument {path[1].idx}{jax.tree_util.keystr(path[2:])}"
+    return f"the variable {jax.tree_util.keystr(path[3:], simple=True, separator='/')}"

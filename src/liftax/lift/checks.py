@@ -40,7 +40,11 @@ def check_streams(packed: Packed, rngs: Filter, what: str) -> None:
     if isinstance(rngs, bool):
         return
     given = {name for scope in packed.roots for name in scope.store.keys}
-    for name in sorted(filters.named(rngs) - given):
+    try:
+        named = filters.named(rngs)
+    except errors.InvalidFilterError as error:
+        raise errors.InvalidFilterError(f"{what} at {packed.roots[0].path_text}: rngs: {error}") from None
+    for name in sorted(named - given):
         hint = errors.nearest(name, given)
         if hint:
             raise errors.UnknownCollectionError(

@@ -160,8 +160,8 @@ def _branch(
             lacking = [i for i in order if key not in states[i].written[root]]
             if lacking and not has(packed.groups[0][root], key):
                 raise errors.ControlFlowError(
-                    f"{name} at {packed.roots[root].path_text}: {_named(branches, lacking)} does not write "
-                    f"{'/'.join(key)}, which the other branch creates. Create it in all branches, or before: "
+                    f"{name} at {packed.roots[root].path_text}: {_named(name, branches, lacking)} does not "
+                    f"write {'/'.join(key)}, which another branch creates. Create it in all branches, or before: "
                     "run each of them once while mdl.is_initializing()."
                 )
 
@@ -180,5 +180,6 @@ def _branch(
     return out
 
 
-def _named(branches: Sequence[Callable[..., Any]], positions: Sequence[int]) -> str:
-    return " and ".join(f"branch {i} ({getattr(branches[i], '__name__', 'a function')})" for i in positions)
+def _named(name: str, branches: Sequence[Callable[..., Any]], positions: Sequence[int]) -> str:
+    said = ("false_fun", "true_fun") if name == "cond" else [f"branch {i}" for i in range(len(branches))]
+    return " and ".join(f"{said[i]} ({getattr(branches[i], '__name__', 'a function')})" for i in positions)

@@ -193,7 +193,8 @@ class Binding:
                 return object.__getattribute__(self, name)
             except AttributeError as error:
                 raise errors.DescriptorAttributeError(
-                    f"The property {type(self).__name__}.{name} raised an AttributeError: {error}"
+                    f"The property {type(self).__name__}.{name} raised an AttributeError while it was computed: {error} "
+                    f"{name!r} itself exists: mend what the property reads."
                 ) from error
         if self.scope is not None and not state.setup_done and not state.in_setup:
             self._set_up()
@@ -202,7 +203,8 @@ class Binding:
         hint = errors.nearest(name, own)
         if self.scope is None:
             hint += " Attributes that setup makes are there only while the module is bound: inside init or apply."
-        raise AttributeError(f"{type(self).__name__} at {place(self)} has no attribute {name!r}.{hint}")
+        where = place(self) if self.scope is None else f"{type(self).__name__} at {self.scope.path_text}"
+        raise AttributeError(f"{where[0].upper()}{where[1:]} has no attribute {name!r}.{hint}")
 
     def clone(
         self: M, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any

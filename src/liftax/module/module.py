@@ -7,6 +7,7 @@ variables and draw keys through the scope that it is bound to.
 import dataclasses
 import functools
 import inspect
+import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -381,12 +382,36 @@ def _is_call(module: Module, method: str) -> bool:
     return method == "__call__"
 
 
+class _OfInstance:
+    """A method that, looked up on a class and called on something else than an instance, says so."""
+
+    def __init__(self, method: Callable[..., Any]):
+        self._method = method
+        functools.update_wrapper(self, method)  # type: ignore[arg-type]
+
+    def __get__(self, module: Any, cls: type) -> Callable[..., Any]:
+        method = self._method
+        if module is not None:
+            return types.MethodType(method, module)
+
+        @functools.wraps(method)
+        def on_class(*args: Any, **kwargs: Any) -> Any:
+            if not args or not isinstance(args[0], Module):
+                name, got = method.__name__, type(args[0]).__name__ if args else "nothing"
+                raise errors.InvalidInstanceModuleError(
+                    f"{cls.__name__}.{name} was called on the class {cls.__name__}, with {got} in the place of an "
+                    f"instance. Make one first: {cls.__name__}(…).{name}(…)."
+                )
+            return method(*args, **kwargs)
+
+        return on_class
+
+
+for _name in ("bind", "init", "init_with_output", "apply", "lazy_init"):
+    setattr(Module, _name, _OfInstance(Module.__dict__[_name]))
+
+
 def _check_instance(module: Any, what: str) -> None:
-    if not isinstance(module, Module):
-        raise errors.InvalidInstanceModuleError(
-            f"{what} was called on a class or on something that is no module: {module!r}. Make an instance first: "
-            f"Model(…).{what}(…)."
-        )
     if module._state is None:
         cls = type(module).__name__
         raise errors.IncorrectPostInitOverrideError(
@@ -406,6 +431,9 @@ def _method(module: Module, method: Any, what: str) -> Callable[..., Any]:
     elif isinstance(method, str):
         name = method
         found = inspect.getattr_static(type(module), name, None)
+        if found is None and name.startswith("__") and name not in dir(module):
+            hint = errors.nearest(name, [n for n in dir(type(module)) if n == "__call__" or not n.startswith("_")])
+            raise AttributeError(f"{cls}.{what}: {cls} has no method {name!r}.{hint}")
         if found is None or isinstance(found, property) or name in module.field_names:
             return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
         method = getattr(type(module), name)

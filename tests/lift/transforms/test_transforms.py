@@ -213,7 +213,7 @@ def raised(error, body, *args, **kwargs):
 
 
 def test_errors_of_axes():
-    assert "sizes 3, 4" in raised(
+    assert "sizes: 3 for axis 0 of argument 0 of shape (3, 4); 4 for axis 0 of argument 1" in raised(
         errors.MappedAxisError, lambda self, x, y: nn.vmap(lambda m, x, y: x)(self, x, y), X, X.T
     )
     assert "Pass axis_size" in raised(

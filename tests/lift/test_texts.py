@@ -1,0 +1,86 @@
+"""What error texts name: the class, the value, the branch and the line that are meant."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from liftax import errors, nn
+
+KEY, X = jax.random.key(0), jnp.ones((3, 2))
+DENSE = nn.Dense(2)
+VARIABLES = DENSE.init(KEY, X)
+BOUND = DENSE.bind(VARIABLES)
+
+
+class Odd(nn.Module):
+    @property
+    def wrong(self):
+        return self.missing
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.cond(x.sum() > 0, lambda m, x: nn.Dense(2, name="a")(x), lambda m, x: x, self, x)
+
+
+def call(mdl, x):
+    return mdl(x)
+
+
+def vmapped(fn, *args, **options):
+    return nn.vmap(fn, variable_axes={"params": None}, split_rngs={}, **options)(BOUND, *args)
+
+
+ERRORS = {
+    "class": (
+        errors.InvalidInstanceModuleError,
+        r"Dense\.init was called on the class Dense, with PRNGKeyArray .* Dense\(…\)\.init",
+        lambda: nn.Dense.init(KEY, X),
+    ),
+    "variables": (errors.TransformTargetError, r"keys \['params'\].*module\.bind", lambda: nn.vjp(call, VARIABLES, X)),
+    "sizes": (
+        errors.MappedAxisError,
+        r"3 for axis 0 of argument 0 of shape \(3, 2\); 4 for axis 0 of argument 1\['a'\]",
+        lambda: vmapped(lambda m, x, y: x, X, {"a": jnp.ones((4, 2))}),
+    ),
+    "size of a variable": (
+        errors.MappedAxisError,
+        r"2 for axis 0 of the variable params/bias of shape \(2,\); 3 for axis 0 of argument 0",
+        lambda: nn.vmap(call, variable_axes={"params": 0}, split_rngs={})(BOUND, X),
+    ),
+    "size in a scan": (
+        errors.MappedAxisError,
+        r"3 for axis 0 of argument 1 .*; 5 for length|3 for axis 0 of argument 1 .*; length",
+        lambda: nn.scan(lambda m, c, x: (c, x), variable_broadcast="params", length=5)(BOUND, 0.0, X),
+    ),
+    "no axis": (errors.MappedAxisError, r"argument 1 of shape \(\) has", lambda: vmapped(lambda m, x, y: x, X, 1.0)),
+    "filter": (errors.InvalidFilterError, "^vjp at /: got 1", lambda: nn.vjp(call, BOUND, X, vjp_variables=1)),
+    "streams": (errors.InvalidFilterError, "^vjp at /: rngs: got 1.5", lambda: nn.vjp(call, BOUND, X, rngs=1.5)),
+    "lambda": (
+        errors.ArityError,
+        r"the lambda in line \d+ of test_texts\.py, \(m, x, y\) with 2",
+        lambda: nn.vjp(lambda m, x, y: x, BOUND, X),
+    ),
+    "signature": (
+        errors.ArityError,
+        r"calls Dense\.__call__\(self, inputs\) with 3",
+        lambda: nn.vjp(nn.Dense.__call__, BOUND, X, X),
+    ),
+    "branch": (errors.ControlFlowError, r"false_fun \(<lambda>\) does not write params/a", lambda: Odd().init(KEY, X)),
+    "method": (
+        AttributeError,
+        r"Dense has no method '__cal__'\. Did you mean '__call__'",
+        lambda: DENSE.apply(VARIABLES, X, method="__cal__"),
+    ),
+    "property": (
+        errors.DescriptorAttributeError,
+        "An unbound Odd has no attribute 'missing'.*mend what",
+        lambda: Odd().wrong,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_text(case):
+    error, text, program = ERRORS[case]
+    with pytest.raises(error, match=text):
+        program()
