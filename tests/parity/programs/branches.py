@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..blocks import top
+from ..table import Rounding
 from .options import SPLIT, STACKED, option, step
 
 
@@ -196,7 +197,7 @@ def grad_inside(nn: Any) -> Any:
     return top(nn, body)
 
 
-@option()
+@option(rounding=(Rounding(("grads/x",), "the cotangents of the uses of x are added in another order", 2),))
 def jvp_inside(nn: Any) -> Any:
     def body(s, x):
         m = nn.Dense(3)
