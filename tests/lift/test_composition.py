@@ -73,6 +73,25 @@ def test_a_parent_and_its_child_as_targets_at_once():
     np.testing.assert_array_equal(ct["parent"]["params"]["Dense_0"]["bias"], np.ones(2))
 
 
+@pytest.mark.parametrize("kind", ["custom_vjp", "custom_jvp"])
+def test_a_rule_over_a_parent_and_its_child(kind):
+    """What both targets hold counts once, and may come back from the rule as it was given."""
+
+    def body(self, x):
+        child = nn.Dense(2, name="child")
+        child(x)
+        fn = lambda mdls, x: mdls[1](x) + mdls[0].get_variable("params", "child")["bias"]
+        if kind == "custom_vjp":
+            rule = same_rule(fn)
+        else:
+            rule = nn.custom_jvp(fn, lambda mdls, *given: nn.jvp(fn, mdls, *given))
+        return rule((self, child), x).sum()
+
+    model = Through(body)
+    grads = jax.jit(jax.grad(model.apply))(model.init(KEY, X), X)
+    np.testing.assert_array_equal(grads["params"]["child"]["bias"], 2 * np.ones(2))
+
+
 def test_a_module_from_elsewhere_shows_under_its_field():
     def body(self, x):
         outer = Outer(nn.Dense(3, name="shared"))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from liftax.ad.checks import check_float_primals, demand_callable, tree_mismatch
+from liftax.ad.checks import check_float_primals, demand_callable, demand_pair, tree_mismatch
 from liftax.errors import NonDifferentiableOutputError
 
 
@@ -38,8 +38,8 @@ _DENSE = 512  # up to so many unknowns a Jacobian is made whole: a direct solve 
 
 
 def fixed_point(
-    fun: Callable[..., Any], x0: Any, *args: Any, tolerance: float = 1e-6, max_steps: int = 1000
-) -> tuple[Any, SolveInfo]:
+    fun: Callable[..., Any], x0: Any, *args: Any, has_aux: bool = False, tolerance: float = 1e-6, max_steps: int = 1000
+) -> tuple[Any, ...]:
     """Solve `x = fun(x, *args)` by iteration, and differentiate the solution implicitly.
 
     The iteration converges where `fun` is a contraction; elsewhere use `root`.
@@ -49,13 +49,16 @@ def fixed_point(
             what `fun` closes over, forwards and backwards, any number of times.
         x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
         *args: The other arguments.
+        has_aux: `fun` returns a pair `(output, aux)`.
         tolerance: Stop when no number changes by more than this.
         max_steps: Stop after so many steps. Look at `info.error` if they may not do.
 
     Returns:
-        `(x, info)`: the solution, like `x0`, and a `SolveInfo`.
+        `(x, info)`, the solution, like `x0`, and a `SolveInfo`; or `(x, info, aux)` if `has_aux`, with the `aux` of a
+        run at the solution, which can be differentiated too.
 
     Raises:
+        AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiableOutputError: The output of `fun` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
 
@@ -70,30 +73,35 @@ def fixed_point(
     _check("fixed_point", fun, x0)
 
     def residual(x: Any) -> Any:
-        return jax.tree.map(jnp.subtract, _alike(fun(x, *args), x, "fixed_point"), x)
+        out = fun(x, *args)
+        out = demand_pair(out, "fixed_point")[0] if has_aux else out
+        return jax.tree.map(jnp.subtract, _alike(out, x, "fixed_point"), x)
 
     def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
         return jax.tree.map(jnp.add, x, fx)
 
-    return _solve(residual, step, x0, tolerance, max_steps)
+    x, info = _solve(residual, step, x0, tolerance, max_steps)
+    return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
 def root(
-    fun: Callable[..., Any], x0: Any, *args: Any, tolerance: float = 1e-6, max_steps: int = 50
-) -> tuple[Any, SolveInfo]:
+    fun: Callable[..., Any], x0: Any, *args: Any, has_aux: bool = False, tolerance: float = 1e-6, max_steps: int = 50
+) -> tuple[Any, ...]:
     """Solve `fun(x, *args) = 0` by Newton's method, and differentiate the solution implicitly.
 
     Args:
         fun: The function; see `fixed_point`.
         x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
         *args: The other arguments.
+        has_aux: `fun` returns a pair `(output, aux)`.
         tolerance: Stop when no number in the output of `fun` is larger than this.
         max_steps: Stop after so many steps. Look at `info.error` if they may not do.
 
     Returns:
-        `(x, info)`: the solution, like `x0`, and a `SolveInfo`.
+        `(x, info)`, or `(x, info, aux)` if `has_aux`; see `fixed_point`.
 
     Raises:
+        AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiableOutputError: The output of `fun` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
 
@@ -108,12 +116,14 @@ def root(
     _check("root", fun, x0)
 
     def residual(x: Any) -> Any:
-        return _alike(fun(x, *args), x, "root")
+        out = fun(x, *args)
+        return _alike(demand_pair(out, "root")[0] if has_aux else out, x, "root")
 
     def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
         return jax.tree.map(jnp.subtract, x, _linear_solve(lambda v: jax.jvp(f, (x,), (v,))[1], fx))
 
-    return _solve(residual, step, x0, tolerance, max_steps)
+    x, info = _solve(residual, step, x0, tolerance, max_steps)
+    return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
 def _solve(

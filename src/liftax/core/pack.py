@@ -379,8 +379,8 @@ def _leaves(target: Any, name: str) -> tuple[list[Any], Any]:
         got = f"{type(wrong[0]).__name__}" if wrong else f"an empty {type(target).__name__}"
         if isinstance(target, Mapping) and wrong and len(wrong) == len(leaves):
             raise errors.TransformTargetError(
-                f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or a "
-                f"tree of these is expected. If these are variables, bind a module to them: "
+                f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or "
+                f"a tree of these is expected. If these are variables, bind a module to them: "
                 f"{name}(fn, module.bind(variables), *args)."
             )
         raise errors.TransformTargetError(
@@ -468,7 +468,10 @@ def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[e
     if isinstance(root.get(path[-1]), Mapping) and isinstance(part, Mapping):
         for name, sub in part.items():
             _graft(root[path[-1]], (name,), sub, what, error)
-    elif path[-1] in root:
-        raise error(f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it.")
-    else:
+    elif root.get(path[-1]) is not None and part is not None and root[path[-1]] is not part:
+        raise error(
+            f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it, with different values."
+            " Give it once, and None for it in the other."
+        )
+    elif root.get(path[-1]) is None:
         root[path[-1]] = part

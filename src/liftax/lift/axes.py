@@ -156,9 +156,10 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
             f"{name}: nothing that is mapped says how long the axis is. Pass {argument}, or map an argument."
         )
     if len(sizes) > 1:
+        found = "; ".join(f"{size} for {what}" for size, what in sizes.items())
         raise errors.MappedAxisError(
-            f"{name}: the mapped axes have different sizes: {'; '.join(f'{n} for {x}' for n, x in sizes.items())}. They "
-            f"have to be of one. Look at in_axes, variable_axes and {argument}."
+            f"{name}: the mapped axes have different sizes: {found}. They have to be of one. "
+            f"Look at in_axes, variable_axes and {argument}."
         )
     return next(iter(sizes))
 

@@ -21,11 +21,12 @@ def fixed_point(
     mdl: Any,
     x0: Any,
     *args: Any,
+    has_aux: bool = False,
     tolerance: float = 1e-6,
     max_steps: int = 1000,
     variables: Filter = True,
     rngs: Filter = True,
-) -> tuple[Any, ad.SolveInfo]:
+) -> tuple[Any, ...]:
     """Solve `x = fn(mdl, x, *args)` by iteration, and differentiate the solution in `args` and the variables.
 
     Memory does not grow with the number of steps. Outside of a module use `lx.fixed_point`.
@@ -35,16 +36,18 @@ def fixed_point(
         mdl: The target: a bound Module, a Scope, or a tree of these.
         x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
         *args: The other arguments.
+        has_aux: `fn` returns a pair `(output, aux)`.
         tolerance: Stop when no number changes by more than this.
         max_steps: Stop after so many steps. Look at `info.error` if they may not do.
         variables: The collections that `fn` may use.
         rngs: The rng streams that `fn` may use. All steps draw the same keys.
 
     Returns:
-        `(x, info)`: the solution, like `x0`, and a `liftax.ad.SolveInfo`. State is what one more application of `fn`
-        at the solution writes.
+        `(x, info)`, the solution, like `x0`, and a `liftax.ad.SolveInfo`; or `(x, info, aux)` if `has_aux`. `aux` and
+        state are those of one more application of `fn` at the solution.
 
     Raises:
+        AuxError: With `has_aux`, `fn` returned no pair.
         NonDifferentiableOutputError: The output of `fn` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
@@ -61,7 +64,7 @@ def fixed_point(
         >>> Equilibrium().apply(variables, jnp.array([1.0, 2.0])).round(4)
         Array([2., 4.], dtype=float32)
     """
-    return _solved("fixed_point", ad.fixed_point, fn, mdl, (x0, *args), tolerance, max_steps, variables, rngs)
+    return _solved("fixed_point", ad.fixed_point, fn, mdl, (x0, *args), has_aux, tolerance, max_steps, variables, rngs)
 
 
 def root(
@@ -69,11 +72,12 @@ def root(
     mdl: Any,
     x0: Any,
     *args: Any,
+    has_aux: bool = False,
     tolerance: float = 1e-6,
     max_steps: int = 50,
     variables: Filter = True,
     rngs: Filter = True,
-) -> tuple[Any, ad.SolveInfo]:
+) -> tuple[Any, ...]:
     """Solve `fn(mdl, x, *args) = 0` by Newton's method, and differentiate the solution in `args` and the variables.
 
     Arguments, result and errors are those of `fixed_point`. Outside of a module use `lx.root`.
@@ -90,7 +94,7 @@ def root(
         >>> Inverse().apply(variables, jnp.array([3.0, 5.0])).round(4)
         Array([1., 2.], dtype=float32)
     """
-    return _solved("root", ad.root, fn, mdl, (x0, *args), tolerance, max_steps, variables, rngs)
+    return _solved("root", ad.root, fn, mdl, (x0, *args), has_aux, tolerance, max_steps, variables, rngs)
 
 
 def _solved(
@@ -99,18 +103,19 @@ def _solved(
     fn: Callable[..., Any],
     mdl: Any,
     primals: tuple[Any, ...],
+    has_aux: bool,
     tolerance: float,
     max_steps: int,
     variables: Filter,
     rngs: Filter,
-) -> tuple[Any, ad.SolveInfo]:
+) -> tuple[Any, ...]:
     operands = Operands(what, mdl, primals, False, 0, variables, rngs)
-    run = operands.pure(fn, has_aux=False)
+    run = operands.pure(fn, has_aux)
 
     def pure(x: Any) -> Any:
         return run(operands.packed.groups[0], x)[0]
 
     x, info = solve(pure, primals[0], tolerance=tolerance, max_steps=max_steps)
-    _, (_, _, state) = run(operands.packed.groups[0], x)
+    _, (_, aux, state) = run(operands.packed.groups[0], x)
     operands.commit(state)
-    return x, info
+    return (x, info, aux) if has_aux else (x, info)

@@ -193,8 +193,8 @@ class Binding:
                 return object.__getattribute__(self, name)
             except AttributeError as error:
                 raise errors.DescriptorAttributeError(
-                    f"The property {type(self).__name__}.{name} raised an AttributeError while it was computed: {error} "
-                    f"{name!r} itself exists: mend what the property reads."
+                    f"The property {type(self).__name__}.{name} raised an AttributeError while it was computed: "
+                    f"{error} {name!r} itself exists: mend what the property reads."
                 ) from error
         if self.scope is not None and not state.setup_done and not state.in_setup:
             self._set_up()

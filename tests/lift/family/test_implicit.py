@@ -187,3 +187,26 @@ def test_stop_gradient_holds_collections_constant():
     np.testing.assert_allclose((held["scale"], held_x[0]), (free["scale"], free_x[0]), rtol=1e-6)
     with pytest.raises(errors.UnknownCollectionError, match=r"stop_gradient.*stopped='counts'"):
         loss("counts")
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "root"])
+def test_aux_is_that_of_the_solution(solver):
+    """In `init` and `apply`, lifted and not, and its derivative follows the solution."""
+    f = lambda z, x: (0.5 * jnp.tanh(z) + x - (z if solver == "root" else 0.0), {"sum": jnp.sum(z) + 3.0})
+    lifted = lambda mdl, z, x: (lambda out, aux: (out + 0.0 * jnp.sum(mdl(z)), aux))(*f(z, x))
+
+    class Holds(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return getattr(nn, solver)(lifted, nn.Dense(2), jnp.zeros_like(x), x, has_aux=True)
+
+    x = jnp.array([0.3, -0.7])
+    z, info, aux = getattr(lx, solver)(f, jnp.zeros_like(x), x, has_aux=True)
+    assert info.error < 1e-5
+    np.testing.assert_allclose(aux["sum"], jnp.sum(z) + 3.0, rtol=1e-6)
+    (z_init, _, aux_init), variables = Holds().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(aux_init["sum"], aux["sum"], rtol=1e-5)
+    slope = jax.jit(jax.grad(lambda x: Holds().apply(variables, x)[2]["sum"]))(x)
+    np.testing.assert_allclose(slope, 1 / (1 - 0.5 / jnp.cosh(z_init) ** 2), rtol=1e-3)
+    with pytest.raises(errors.AuxError, match=solver):
+        getattr(lx, solver)(lambda z, x: z, x, x, has_aux=True)
