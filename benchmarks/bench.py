@@ -1,6 +1,6 @@
 """What the cases share: the implementations, how they are compared and sampled, and a row of the table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +39,14 @@ class Bench:
     rounds: int
     budget: float
     notes: list[str] = field(default_factory=list)
+    quick: bool = False
+    """Whether to leave out what takes XLA long, and to take a few samples of the rest."""
     failed: bool = False
     """Whether an implementation gave other values than the hand-written one, or liftax could not run."""
 
     def __post_init__(self) -> None:
         self.agreeing: dict[tuple[str, bool], dict[str, Any]] = {}
+        self.compiled: dict[tuple[str, bool, str], Any] = {}
         self.x = jax.random.normal(jax.random.key(1), (hand.BATCH, hand.WIDTH))
         self.parameters = hand.init(jax.random.key(0), self.x, max(self.depth, *self.depths))
 
@@ -78,7 +81,15 @@ class Bench:
                 continue
             try:
                 run, arguments = self.fresh(implementation, kind, 2, derive), self.arguments(implementation, kind, 2)
-                out = jax.eval_shape(run, *arguments) if kind.startswith("init") else jax.jit(run)(*arguments)
+                if kind.startswith("init"):
+                    out = jax.eval_shape(run, *arguments)
+                else:
+                    own = implementation in self.networks.values()  # of one depth: this program is measured too
+                    options = None if own else {"xla_backend_optimization_level": 0}
+                    compiled = jax.jit(run).lower(*arguments).compile(compiler_options=options)
+                    if own:
+                        self.compiled[kind, derive, name] = compiled
+                    out = compiled(*arguments)
                 got = fingerprint(out, kind, derive)
             except Exception as error:  # costs that implementation its cell, not everybody the run
                 text = str(error).strip().partition("\n")[0]
@@ -98,9 +109,9 @@ class Bench:
         if text not in self.notes:
             self.notes.append(text)
 
-    def timed(self, samplers: dict[Any, Callable[[], float]], budgets: int = 1) -> measure.Samples:
-        """Interleaved samples within this run's rounds and so many of its budgets."""
-        return measure.interleaved(samplers, self.rounds, self.budget * budgets)
+    def timed(self, samplers: dict[Any, Callable[[], float]], warm: Iterable[Any] | None = None) -> measure.Samples:
+        """Interleaved samples within this run's rounds and its budget."""
+        return measure.interleaved(samplers, self.rounds, self.budget, warm)
 
     def row(
         self, case: str, what: str, samples: measure.Samples, goal: float | None = None, depth: int | None = None

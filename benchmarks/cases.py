@@ -75,7 +75,7 @@ def init(bench: Bench) -> Iterator[Row]:
 
 def compiled(bench: Bench) -> Iterator[Row]:
     """Is the compiled program the same program? A few blocks tell, and XLA is slow on deep ones."""
-    blocks = min(bench.depth, COMPILED)
+    blocks = 2 if bench.quick else min(bench.depth, COMPILED)
     for kind, derive in (("mlp", False), ("mlp", True), ("vjp", False)):
         name = f"{'grad of ' * derive}{kind}, {blocks} blocks"
         # gradients take XLA too long for rounds of them
@@ -91,7 +91,7 @@ def compilation(bench: Bench, case: str, name: str, kind: str, blocks: int, deri
         def traced(made: Any = implementation, arguments: Any = arguments) -> Any:
             return jax.jit(bench.fresh(made, kind, blocks, derive)).trace(*arguments)
 
-        run = traced().lower().compile()
+        run = bench.compiled.get((kind, derive, key)) or traced().lower().compile()
         lowers[key] = lambda traced=traced: measure.lowering(traced())
         compiles[key] = lambda traced=traced: measure.compiling(traced().lower())
         programs[key] = measure.program(run)
@@ -104,7 +104,7 @@ def compilation(bench: Bench, case: str, name: str, kind: str, blocks: int, deri
     ):
         counted = {key: getattr(program, attribute) for key, program in programs.items()}
         yield bench.counts(case, f"{what}, {name}", counted, 1.0)
-    if timed:
+    if timed and not bench.quick:
         yield bench.row(case, f"lower, {name}", bench.timed(lowers))
         yield bench.row(case, f"compile, {name}", measure.interleaved(compiles, 3, 0.0))
     yield bench.row(case, f"run, {name}", bench.timed(runs))
@@ -113,14 +113,15 @@ def compilation(bench: Bench, case: str, name: str, kind: str, blocks: int, deri
 def networks(bench: Bench) -> Iterator[Row]:
     """A transformer, a ResNet and an LSTM: one pass, a step of training, and making the variables."""
     for kind in networks_hand.PROGRAMS:
-        for derive in (False, True):
+        for derive in (True,) if bench.quick else (False, True):
             what = f"{'step of ' * derive}{kind}"
             yield bench.row("networks", f"trace, {what}", bench.trace(kind, 0, derive), 1.1 if derive else 1.15)
             yield bench.counts("networks", f"equations, {what}", bench.equations(kind, 0, derive), 1.0)
             yield from compilation(bench, "networks", what, kind, 0, derive, timed=not derive)
-        yield bench.row("networks", f"eager apply, {kind}", bench.eager(kind, 0), 1.5)
         yield bench.row("networks", f"trace, init of {kind}", bench.trace(f"init_{kind}", 0))
-        yield bench.row("networks", f"eager, init of {kind}", bench.eager(f"init_{kind}", 0))
+        if not bench.quick:
+            yield bench.row("networks", f"eager apply, {kind}", bench.eager(kind, 0), 1.5)
+            yield bench.row("networks", f"eager, init of {kind}", bench.eager(f"init_{kind}", 0))
 
 
 def depth(bench: Bench) -> Iterator[Row]:
@@ -131,7 +132,8 @@ def depth(bench: Bench) -> Iterator[Row]:
         if most < max(bench.depths):
             bench.note(f"{name} is traced up to {most} blocks: {found[name].WHY_DEEPEST}")
     keys = [(name, n) for n in bench.depths for name in found if n <= limits[name]]
-    samples = bench.timed({(name, n): bench.tracer(found[name], "mlp", n) for name, n in keys}, budgets=4)
+    tracers = {(name, n): bench.tracer(found[name], "mlp", n) for name, n in keys}
+    samples = bench.timed(tracers, warm=[(name, min(bench.depths)) for name in found])
     for n in bench.depths:
         timed = {name: samples[name, n] for name in found if n <= limits[name]}
         yield bench.row("depth", f"trace, {n} blocks", timed, 1.15, depth=n)
@@ -180,7 +182,7 @@ def cold(bench: Bench) -> Iterator[Row]:
     found = [name for name in (hand.NAME, *NAMESPACES) if name in bench.comparable("mlp")]
     script = str(Path(__file__).with_name("cold_trace.py"))
     times: dict[str, list[list[float]]] = {name: [] for name in found}
-    for _ in range(bench.rounds // 2 + 1):
+    for _ in range(bench.rounds // 3 + 1):
         for name in found:
             times[name].append(measure.fresh_interpreter(script, name, str(bench.depth)))
     for i, what in enumerate(("first trace", "first trace of grad")):
@@ -192,7 +194,7 @@ def imports(bench: Bench) -> Iterator[Row]:
     """Import time of jax and the library over that of jax alone, in fresh interpreters."""
     found = [name for name in NAMESPACES if name in bench.implementations]
     pairs: dict[str, list[list[float]]] = {name: [] for name in found}
-    for done in range(bench.rounds // 2 + 2):
+    for done in range(bench.rounds // 3 + 2):
         for name in found:
             code = (
                 "from time import perf_counter as now; a = now(); import jax; b = now(); "

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -60,13 +60,16 @@ def clock(run: Callable[[], Any], number: int = 1) -> float:
     return (time.perf_counter() - start) / number
 
 
-def interleaved(samplers: Mapping[Any, Callable[[], float]], rounds: int, budget: float) -> Samples:
+def interleaved(
+    samplers: Mapping[Any, Callable[[], float]], rounds: int, budget: float, warm: Iterable[Any] | None = None
+) -> Samples:
     """Sample every implementation once a round, each round starting with another one, after a round that is dropped.
 
     Args:
         samplers: by implementation, a function that takes one sample and returns its seconds.
         rounds: how many rounds to take.
         budget: seconds after which rounds stop, though not before three are taken.
+        warm: the samplers that take part in the round that is dropped, if not all.
 
     Returns:
         The samples, as many for each implementation.
@@ -75,7 +78,7 @@ def interleaved(samplers: Mapping[Any, Callable[[], float]], rounds: int, budget
     samples: Samples = {name: [] for name in order}
     with quiet_gc():
         start = time.perf_counter()
-        for name in order:
+        for name in order if warm is None else warm:
             samplers[name]()
         for done in range(rounds):
             if done >= 3 and time.perf_counter() - start > budget:

@@ -66,8 +66,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=CASES, metavar="CASE", help=f"one of {', '.join(CASES)}; may repeat"
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds: for a look, not for a claim")
-    parser.add_argument("--depth", type=int, default=48, help="blocks of the networks (default: 48)")
+    parser.add_argument("--quick", action="store_true", help="few rounds, small networks: for a look, not for a claim")
+    parser.add_argument("--depth", type=int, help="blocks of the networks (default: 48; with --quick 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS, help=f"where figures go ({RESULTS.name})")
     parser.add_argument("--publish", action="store_true", help="write figures and plot to where the documentation is")
     return parser.parse_args(arguments)
@@ -92,13 +92,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the cases, print the table; 1 if liftax could not run or values disagreed."""
     options = parse(arguments)
     found, notes = implementations()
-    rounds, budget, depths = (5, 2.0, (4, 16, 64)) if options.quick else (11, 3.0, (4, 16, 64, 256, 1024))
-    bench = Bench(
-        found, networks(list(found)), options.depth, depths, rounds, budget, notes, failed="liftax" not in found
-    )
+    rounds, budget, depths = (3, 0.5, (4, 16, 64)) if options.quick else (11, 2.0, (4, 16, 64, 256, 1024))
+    depth = options.depth or (8 if options.quick else 48)
+    own = networks(list(found))
+    bench = Bench(found, own, depth, depths, rounds, budget, notes, options.quick, failed="liftax" not in found)
     heading = versions(list(found))
     print(heading)
     rows: list[dict[str, Any]] = []
+    began = time.perf_counter()
     for name in options.only or CASES:
         start = time.perf_counter()
         try:
@@ -112,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     print("Ratios are medians [quartiles] over interleaved rounds, each round divided by its own hand-written sample.")
     for note in bench.notes:
         print(f"- {note}")
-    results = {"versions": heading, "notes": bench.notes, "rows": rows}
+    seconds = round(time.perf_counter() - began)
+    print(f"The run took {seconds} s.")
+    results = {"versions": heading, "seconds": seconds, "notes": bench.notes, "rows": rows}
     for path in (options.json, *([PUBLISHED] if options.publish else [])):
         write(json.loads(json.dumps(results)), path)
     return int(bench.failed)
