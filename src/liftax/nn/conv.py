@@ -180,7 +180,7 @@ class ConvLocal(_Conv):
     `space'` are the sizes of the spatial axes of the output; `bias`, $b$, of shape `(*space', features)`. Initializing
     draws from the stream `params`; applying draws nothing.
 
-    Args: as for `Conv`. `feature_group_count` has to be 1, and what `Conv` lets one inject is not called.
+    Args: as for `Conv`. `feature_group_count` has to be 1, and there is no convolution to inject.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -198,6 +198,10 @@ class ConvLocal(_Conv):
             raise NotImplementedError(
                 f"{where} got feature_group_count={self.feature_group_count}, expected 1: JAX has no local "
                 "convolution in groups."
+            )
+        if self.conv_general_dilated or self.conv_general_dilated_cls:
+            raise ValueError(
+                f"{where} got a function to convolve with, expected None: there is a kernel for each position."
             )
         d = x.shape[-1]
         kernel = jax.ShapeDtypeStruct((*size, d, self.features), x.dtype)

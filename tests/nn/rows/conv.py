@@ -103,6 +103,10 @@ ROWS = [
                 "feature_group_count=3",
                 make=conv((3, 3), "ConvLocal", feature_group_count=3),
             ),
+            wrong("injected", "a function to convolve with", "ConvLocal", conv_general_dilated=with_conv),
+            wrong(
+                "injected-cls", "a function to convolve with", "ConvLocal", conv_general_dilated_cls=lambda: with_conv
+            ),
         ),
     ),
     Row("ConvLocal", "circular", conv((3,), "ConvLocal", padding="CIRCULAR", strides=2), LINE),
