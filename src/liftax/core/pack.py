@@ -470,7 +470,7 @@ def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[e
             _graft(root[path[-1]], (name,), sub, what, error)
     elif root.get(path[-1]) is not None and part is not None and root[path[-1]] is not part:
         raise error(
-            f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it, with different values."
+            f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it, with other values."
             " Give it once, and None for it in the other."
         )
     elif root.get(path[-1]) is None:
