@@ -85,7 +85,7 @@ class Bench:
                     out = jax.eval_shape(run, *arguments)
                 else:
                     own = implementation in self.networks.values()  # of one depth: this program is measured too
-                    options = None if own else {"xla_backend_optimization_level": 0}
+                    options: Any = None if own else {"xla_backend_optimization_level": 0}
                     compiled = jax.jit(run).lower(*arguments).compile(compiler_options=options)
                     if own:
                         self.compiled[kind, derive, name] = compiled

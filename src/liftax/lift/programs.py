@@ -24,7 +24,7 @@ KEPT = 64
 """How many programs are kept: more than a model has blocks of different kinds."""
 
 _found: collections.OrderedDict[Any, list[tuple[Any, Callable[..., Any]]]] = collections.OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def found_again(jaxpr: Any, name: str) -> Callable[..., Any]:
@@ -111,7 +111,10 @@ def _same_value(x: Any, y: Any) -> bool:
         return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
     if isinstance(x, jax.Array):
         return False
-    return bool(x == y)
+    try:
+        return bool(x == y)
+    except Exception:  # an object that holds arrays, or that does not like to be compared
+        return False
 
 
 def _holds_arrays(jaxpr: Any) -> bool:

@@ -122,6 +122,27 @@ def test_a_rule_that_is_made_for_each_block_is_its_own():
     np.testing.assert_allclose(jax.grad(lambda x: chain(body)(x).sum())(X), [30.0] * 3)
 
 
+class Incomparable:
+    """A parameter of an equation whose comparison fails, as that of an object with arrays in it does."""
+
+    def __eq__(self, other):
+        raise ValueError("ambiguous")
+
+    def __hash__(self):
+        return id(self)
+
+
+def test_blocks_with_what_cannot_be_compared_are_their_own():
+    def body(part, x):
+        options = Incomparable()  # static, and a parameter of the equation of the callback
+        return jax.pure_callback(lambda x, options=options: np.asarray(x) * 2.0, x, x, vmap_method="sequential")
+
+    np.testing.assert_allclose(chain(body)(X), X * 8)
+    one, other = ({"a": Incomparable()} for _ in range(2))
+    assert not programs._same_value(one, other)
+    assert programs._same_value(one, one)
+
+
 def test_effects_of_each_block_happen():
     seen = []
 
