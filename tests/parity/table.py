@@ -70,7 +70,6 @@ class Program:
         convert: what is done to the variables before they are handed to `apply`, such as `flax.core.freeze`.
         rounding: what is equal to Linen's up to rounding only.
         underivable: why no gradients are compared, or the empty string.
-        init_out: why the outputs of `init` are not compared, or the empty string.
         long: whether it runs with the long suite only.
     """
 
@@ -84,7 +83,6 @@ class Program:
     convert: Callable[[Any], Any] | None = None
     rounding: tuple[Rounding, ...] = ()
     underivable: str = ""
-    init_out: str = ""
     long: bool = False
 
     def __str__(self) -> str:
@@ -101,7 +99,6 @@ def program(
     convert: Callable[[Any], Any] | None = None,
     rounding: tuple[Rounding, ...] = (),
     underivable: str = "",
-    init_out: str = "",
     long: bool = False,
     **options: Any,
 ) -> Any:
@@ -111,7 +108,7 @@ def program(
         name, theme = build.__name__, build.__module__.rpartition(".")[2]
         assert name not in _FOUND, f"two programs are called {name}"
         _FOUND[name] = Program(
-            name, theme, build, args or (X,), rngs, mutable, options, convert, rounding, underivable, init_out, long
+            name, theme, build, args or (X,), rngs, mutable, options, convert, rounding, underivable, long
         )
         return build
 
@@ -131,8 +128,8 @@ def load() -> list[Program]:
 
 def run(row: Program, lib: Any) -> dict[str, Any]:
     """Return everything of a program that is compared."""
-    init_out, variables = row.build(lib).init_with_output(row.rngs, *row.args, **row.options)
-    results = {"init/variables": variables} | ({} if row.init_out else {"init/out": init_out})
+    out, variables = row.build(lib).init_with_output(row.rngs, *row.args, **row.options)
+    results = {"init/variables": variables, "init/out": out}
     # Without what `init` sowed: `apply` would add to it.
     variables = {col: tree for col, tree in variables.items() if col != "intermediates"}
     rngs = jax.tree.map(lambda key: jax.random.fold_in(key, 1), row.rngs)
