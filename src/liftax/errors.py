@@ -145,7 +145,7 @@ class LazyInitError(LiftaxError, ValueError):
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-class UnboundModuleError(LiftaxError, RuntimeError):
+class UnboundModuleError(LiftaxError, ValueError, RuntimeError):
     """A module that holds no variables was used where a bound one is needed."""
 
 
