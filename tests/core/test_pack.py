@@ -346,7 +346,8 @@ def test_include_makes_created_variables_arguments():
 
 
 @pytest.mark.parametrize(
-    ("target", "got"), [(3, "got int"), ([], "empty list"), ({"a": "text"}, r"a dict with the keys \['a'\]"), ((), "empty")]
+    ("target", "got"),
+    [(3, "got int"), ([], "empty list"), ({"a": "text"}, r"a dict with the keys \['a'\]"), ((), "empty")],
 )
 def test_what_is_no_target(target, got):
     with pytest.raises(errors.TransformTargetError, match=got):
