@@ -74,9 +74,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write(results: dict[str, Any], path: Path) -> None:
-    """Write the figures, the run before them beside them, and the plot if the run has what it shows."""
+    """Write the figures, the run before them beside them (git keeps those published), and the plot if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and path != PUBLISHED:
         path.replace(path.with_name(f"{path.stem}-before.json"))
     path.write_text(json.dumps(results, indent=1) + "\n")
     if any(row["depth"] for row in results["rows"]):
