@@ -297,3 +297,13 @@ def test_a_forward_rule_with_another_output_is_an_error(wrap, change):
     variables = model.init(KEY, X)
     with pytest.raises(errors.CustomRuleError, match="forward_fn returns another output"):
         wrap(lambda x: jax.vjp(lambda x: model.apply(variables, x), x)[0])(X)
+
+
+def test_cotangents_add_up_in_refs_shaped_like_the_target():
+    bound = Outer(nn.Dense(3)).bind({"params": Outer(nn.Dense(3)).init(KEY, X)["params"]})
+    y, vjp_fn = nn.vjp(call, bound, X)
+    cotangents = vjp_fn(y)
+    refs = jax.tree.map(lambda ct: jax.new_ref(jnp.zeros_like(ct)), cotangents)
+    for _ in range(2):
+        vjp_fn.with_refs(*refs)(y)
+    jax.tree.map(lambda ref, ct: np.testing.assert_allclose(ref[...], 2 * ct, rtol=1e-6), refs, cotangents)

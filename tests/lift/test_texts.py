@@ -71,6 +71,26 @@ ERRORS = {
         r"Dense has no method '__cal__'\. Did you mean '__call__'",
         lambda: DENSE.apply(VARIABLES, X, method="__cal__"),
     ),
+    "output of a Hessian": (
+        errors.NonDifferentiableOutputError,
+        r"hessian needs floating-point outputs that are real, and the function returned int32\[\]",
+        lambda: nn.hessian(lambda m, x: jnp.argmax(m(x)), BOUND, X),
+    ),
+    "complex Jacobian": (
+        errors.NonDifferentiableOutputError,
+        r"jacrev .* complex64\[3,2\] at \['a'\].*holomorphic=True",
+        lambda: nn.jacrev(lambda m, x: {"a": 1j * m(x)}, BOUND, X),
+    ),
+    "complex point": (
+        errors.NonDifferentiablePrimalError,
+        "laplacian differentiates with respect to real numbers, and got complex64",
+        lambda: nn.laplacian(lambda m, x: jnp.abs(x).sum(), BOUND, 1j * X),
+    ),
+    "Laplacian of an integer": (
+        errors.NonDifferentiableOutputError,
+        "laplacian needs floating-point outputs, and the function returned int32",
+        lambda: nn.laplacian(lambda m, x: jnp.argmax(m(x)), BOUND, X),
+    ),
     "property": (
         errors.DescriptorAttributeError,
         "An unbound Odd has no attribute 'missing'.*mend what",

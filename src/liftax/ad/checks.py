@@ -174,6 +174,40 @@ def check_scalar_output(out: Any, what: str, *, holomorphic: bool = False) -> No
     )
 
 
+_FORWARD = ("jacfwd", "laplacian", "divergence")
+
+
+def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
+    """Check that there is a real Jacobian by `what`, which is not holomorphic.
+
+    Args:
+        out: The output of the function.
+        diff: What it is differentiated with respect to.
+        what: `jacfwd`, `laplacian` and `divergence`, whose inputs are real; `jacrev`, whose outputs are; `hessian`,
+            where both are.
+
+    Raises:
+        NonDifferentiableOutputError: An output is an integer, or complex in reverse mode.
+        NonDifferentiablePrimalError: An input is complex in forward mode.
+    """
+    for leaf in jax.tree.leaves(diff) if what != "jacrev" else ():
+        if jnp.iscomplexobj(leaf):
+            raise NonDifferentiablePrimalError(
+                f"{what} differentiates with respect to real numbers, and got {describe(leaf)}. Split real and "
+                "imaginary parts, or pass holomorphic=True to a Jacobian if the function is holomorphic."
+            )
+    wanted = jnp.inexact if what in _FORWARD else jnp.floating
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+        dtype = _dtype(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, wanted):
+            real = "" if what in _FORWARD else " that are real"
+            raise NonDifferentiableOutputError(
+                f"{what} needs floating-point outputs{real}, and the function returned {describe(leaf)}"
+                f"{' at ' * bool(path)}{keystr(path)}. Give other values back with has_aux=True; for complex ones take "
+                "real and imaginary parts, or pass holomorphic=True if the function is holomorphic."
+            )
+
+
 # --- cotangents and tangents -----------------------------------------------------------------------------------------
 
 

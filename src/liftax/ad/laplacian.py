@@ -31,7 +31,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from liftax import _compat
-from liftax.ad.checks import check_float_primals, demand_callable, demand_pair, tree_mismatch
+from liftax.ad.checks import check_float_primals, check_jacobian_types, demand_callable, demand_pair, tree_mismatch
 from liftax.errors import ArityError, NonDifferentiableOutputError
 from liftax.typing import PRNGKey
 
@@ -57,7 +57,8 @@ def laplacian(
         dtypes of `out`.
 
     Raises:
-        NonDifferentiablePrimalError: The first argument is not floating-point.
+        NonDifferentiablePrimalError: The first argument is not real and floating-point.
+        NonDifferentiableOutputError: An output is an integer or a Boolean.
         ArityError: `fun` can't be called, or there is no argument; one of `key` and `samples` is missing.
         AuxError: With `has_aux`, `fun` returned no pair.
 
@@ -74,6 +75,7 @@ def laplacian(
     def pure(flat: Any) -> list[Any]:
         out = call(flat)
         out, aux = demand_pair(out, "laplacian") if has_aux else (out, None)
+        check_jacobian_types(out, (), "laplacian")
         leaves, treedef = jax.tree.flatten(out)
         rest, rest_treedef = jax.tree.flatten(aux)
         types.append((len(leaves), treedef, rest_treedef))
@@ -149,6 +151,7 @@ def _directions(
     if (key is None) != (samples is None):
         raise ArityError(f"{what}: an estimate takes both key and samples; without both the result is exact.")
     check_float_primals(primals[:1], ["argument 0"], what)
+    check_jacobian_types((), primals[0], what)
     x = primals[0]
     flat, unravel = (x, lambda x: x) if isinstance(x, jax.Array) and x.ndim == 1 else ravel_pytree(x)
     if samples is None:

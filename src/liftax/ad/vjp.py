@@ -10,7 +10,7 @@ Source: `jax.vjp`; the autodiff cookbook of JAX for the mathematics.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, overload
 
 import jax
@@ -84,6 +84,15 @@ class VjpFn:
                 explain_cotangent(outputs[0], out_ct, error)
             raise
         return cotangents if self.arrange is None else self.arrange(cotangents)
+
+    def with_refs(self, *refs: Any) -> "VjpFn":
+        """Return a map that adds the cotangents to refs and returns placeholders for them.
+
+        Args:
+            *refs: One tree of `jax.new_ref`s for each cotangent that the map returns, shaped like it.
+        """
+        undo = getattr(self.arrange, "undo", None)
+        return replace(self, jax_vjp=self.jax_vjp.with_refs(*(refs if undo is None else undo(refs))))
 
     def __getattr__(self, name: str) -> Any:
         """Return what JAX's object calls `name`."""

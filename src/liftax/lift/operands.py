@@ -12,7 +12,7 @@ from typing import Any
 
 from liftax import errors
 from liftax.ad.argnums import indices, positions
-from liftax.ad.checks import check_float_primals, demand_pair, explain_arity
+from liftax.ad.checks import check_float_primals, check_jacobian_types, demand_pair, explain_arity
 from liftax.core import filters
 from liftax.core.pack import Packed, State, View, unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
@@ -69,6 +69,7 @@ class Operands:
         any_dtype: bool = False,
     ):
         self.what = what
+        self.real = what in ("jacfwd", "jacrev", "hessian") and not holomorphic
         self.wrt: Filter = False if wrt is None else wrt
         self.variables = variables
         self.packed: Packed = unbind(mdl, (self.wrt, variables), rngs, what)
@@ -106,6 +107,8 @@ class Operands:
                     explain_arity(fn, (inner.target, *args), {}, error, self.what)
                     raise
                 out, aux = demand_pair(out, self.what) if has_aux else (out, None)
+                if self.real:
+                    check_jacobian_types(out, (wrt, diff) if self.layout.with_variables else diff, self.what)
                 return out, (out, aux, inner.collect())
 
         return pure

@@ -136,6 +136,11 @@ class Arrange:
         """Return `(variables_ct, *primals_ct)`."""
         return (self.view.assemble(cotangents[0]), *cotangents[1:])
 
+    def undo(self, refs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what is shaped like the result of the map as JAX shapes it."""
+        what = "The refs given to the backward map of vjp"
+        return (self.view.disassemble(refs[0], what, errors.CotangentError), *refs[1:])
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
