@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from liftax import errors
 from liftax.module import Module, nowrap
 from liftax.nn import activation
-from liftax.nn.initializers import zeros
+from liftax.nn.activation import sigmoid, tanh
+from liftax.nn.initializers import lecun_normal, orthogonal, zeros, zeros_init
 from liftax.nn.linear import Dense
 from liftax.nn.location import place
 from liftax.nn.tracing import untraced
-from liftax.typing import Array, PRNGKey
+from liftax.typing import Array, Initializer, PRNGKey
 
 __all__ = ["RNNCellBase"]
 
@@ -97,6 +98,20 @@ class MemoryCell(RNNCellBase):
     def num_feature_axes(self) -> int:
         """See `RNNCellBase.num_feature_axes`."""
         return 1
+
+
+class GatedCell(RNNCellBase):
+    """The fields of cells with gates, which `GRUCell` describes."""
+
+    features: int
+    gate_fn: Callable[..., Any] = sigmoid
+    activation_fn: Callable[..., Any] = tanh
+    kernel_init: Initializer = lecun_normal()
+    recurrent_kernel_init: Initializer = orthogonal()
+    bias_init: Initializer = zeros_init()
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    carry_init: Initializer = zeros_init()
 
 
 def carry_shape(cell: Any, input_shape: Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import compact
 from liftax.nn.activation import sigmoid, tanh
-from liftax.nn.cells import StateCell, arithmetic, dense_maps, one_state
+from liftax.nn.cells import GatedCell, StateCell, arithmetic, dense_maps, one_state
 from liftax.nn.initializers import lecun_normal, ones_init, orthogonal, zeros_init
 from liftax.nn.tracing import traced_once
 from liftax.typing import Array, Initializer
@@ -92,7 +92,7 @@ class SimpleCell(StateCell):
         return new_h, new_h
 
 
-class GRUCell(StateCell):
+class GRUCell(GatedCell, StateCell):
     r"""The gated recurrent unit.
 
     $$\begin{aligned}
@@ -132,16 +132,6 @@ class GRUCell(StateCell):
         Cho et al., Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation, 2014;
         the place of $b_{hn}$ is that of cuDNN.
     """
-
-    features: int
-    gate_fn: Callable[..., Any] = sigmoid
-    activation_fn: Callable[..., Any] = tanh
-    kernel_init: Initializer = lecun_normal()
-    recurrent_kernel_init: Initializer = orthogonal()
-    bias_init: Initializer = zeros_init()
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    carry_init: Initializer = zeros_init()
 
     @compact
     def __call__(self, carry: ArrayLike, inputs: ArrayLike) -> tuple[Array, Array]:

@@ -17,10 +17,9 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
-from liftax.nn.activation import sigmoid, tanh
-from liftax.nn.cells import MemoryCell, arithmetic, dense_maps, memory_and_state
+from liftax.nn.cells import GatedCell, MemoryCell, arithmetic, dense_maps, memory_and_state
 from liftax.nn.dtypes import promote_dtype
-from liftax.nn.initializers import lecun_normal, orthogonal, zeros_init
+from liftax.nn.initializers import lecun_normal, zeros_init
 from liftax.nn.tracing import traced_once
 from liftax.typing import Array, Initializer
 
@@ -30,7 +29,7 @@ GATES = "ifgo"
 """Input, forget, candidate (in the papers also j) and output."""
 
 
-class LSTMCell(MemoryCell):
+class LSTMCell(GatedCell, MemoryCell):
     r"""Long short-term memory.
 
     $$\begin{aligned}
@@ -49,16 +48,7 @@ class LSTMCell(MemoryCell):
     `hi/bias`, `hf/bias`, `hg/bias`, `ho/bias` of shape `(features,)`. Initializing draws from the stream `params`;
     applying draws nothing.
 
-    Args:
-        features: the size of the last axis of both parts of the carry, and of the output.
-        gate_fn: in place of $\sigma$, the logistic function.
-        activation_fn: as for `SimpleCell`, and so all that follows.
-        kernel_init: the initializer of the kernels on the input.
-        recurrent_kernel_init: the initializer of the kernels on the carry.
-        bias_init: the initializer of biases.
-        dtype: the dtype of the affine maps.
-        param_dtype: the dtype in which parameters and the first carry are made.
-        carry_init: the initializer of the first carry.
+    Args: as for `GRUCell`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,16 +63,6 @@ class LSTMCell(MemoryCell):
         Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; Gers, Schmidhuber and Cummins, Learning to Forget,
         2000, for the forget gate.
     """
-
-    features: int
-    gate_fn: Callable[..., Any] = sigmoid
-    activation_fn: Callable[..., Any] = tanh
-    kernel_init: Initializer = lecun_normal()
-    recurrent_kernel_init: Initializer = orthogonal()
-    bias_init: Initializer = zeros_init()
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    carry_init: Initializer = zeros_init()
 
     @compact
     def __call__(self, carry: tuple[ArrayLike, ArrayLike], inputs: ArrayLike) -> tuple[tuple[Array, Array], Array]:
@@ -111,21 +91,10 @@ class LSTMCell(MemoryCell):
         return (new_c, new_h), new_h
 
 
-class OptimizedLSTMCell(MemoryCell):
+class OptimizedLSTMCell(GatedCell, MemoryCell):
     """An `LSTMCell` whose kernels are joined, so that a step has two matrix products instead of eight.
 
     The equations, the parameters and the arguments are those of `LSTMCell`, and the numbers too, up to rounding.
-
-    Args:
-        features: as for `LSTMCell`, and so all that follows.
-        gate_fn: the function of the gates.
-        activation_fn: the function of the candidate and the output.
-        kernel_init: the initializer of the kernels on the input.
-        recurrent_kernel_init: the initializer of the kernels on the carry.
-        bias_init: the initializer of biases.
-        dtype: the dtype of the affine maps.
-        param_dtype: the dtype in which parameters and the first carry are made.
-        carry_init: the initializer of the first carry.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -141,16 +110,6 @@ class OptimizedLSTMCell(MemoryCell):
     Source:
         Appleyard, Kociský and Blunsom, Optimizing Performance of Recurrent Neural Networks on GPUs, 2016.
     """
-
-    features: int
-    gate_fn: Callable[..., Any] = sigmoid
-    activation_fn: Callable[..., Any] = tanh
-    kernel_init: Initializer = lecun_normal()
-    recurrent_kernel_init: Initializer = orthogonal()
-    bias_init: Initializer = zeros_init()
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    carry_init: Initializer = zeros_init()
 
     @compact
     def __call__(self, carry: tuple[ArrayLike, ArrayLike], inputs: ArrayLike) -> tuple[tuple[Array, Array], Array]:
