@@ -176,7 +176,7 @@ def draw(file: Path, losses: np.ndarray, curve: np.ndarray, baseline: float, con
     left.plot(*curve.T, color="#1f5fa8", label=f"held-out text: {curve[-1, 1]:.1f} %")
     left.axhline(baseline, color="#a8471c", lw=1, ls="--", label=f"by character alone: {baseline:.1f} %")
     left.set(xlabel="training step", ylabel="characters tagged rightly (%)", title="An LSTM learns to read Python")
-    left.legend(loc="lower right", frameon=False)
+    left.legend(loc="center right", frameon=False)
     loss = left.twinx()
     loss.plot(np.arange(1, len(losses) + 1), losses, color="0.8", lw=0.8, zorder=0)
     loss.set_ylabel("loss of training batches (nats)", color="0.6")
