@@ -50,17 +50,39 @@ def test_what_an_initializer_closes_over_counts(n: int):
     assert shapes.initialized_shapes(lambda key: jnp.zeros(SIZE + n), (), {}) == [(3 + n,)]
 
 
-def test_remembered_evaluations_run_the_initializer_once():
+def test_remembered_evaluations_run_the_initializer_once(monkeypatch):
     runs = []
-
-    def make():
-        runs.append(1)
-        return jnp.zeros(2)
-
-    globals()["_make"] = make
-    init = lambda key: _make()  # noqa: F821
-    assert [shapes.initialized_shapes(init, (), {}) for _ in range(3)] == [[(2,)]] * 3
+    evaluate = shapes._evaluate
+    monkeypatch.setattr(shapes, "_evaluate", lambda *call: runs.append(1) or evaluate(*call))
+    init = lambda key: _make(7)
+    assert [shapes.initialized_shapes(init, (), {}) for _ in range(3)] == [[(7,)]] * 3
     assert len(runs) == 1
+
+
+def _make(n):
+    return jnp.zeros((n,), jnp.float32)
+
+
+class Config:
+    size = 3
+
+
+def _size():
+    return SIZE
+
+
+def test_what_may_change_is_read_anew(monkeypatch):
+    """Attributes of classes, and globals that a function reads which the initializer calls."""
+    by_class, by_function = lambda key: jnp.zeros(Config.size), lambda key: jnp.zeros(_size())
+    local = Config
+    for init, moved in ((by_class, Config), (by_function, None), (lambda key: jnp.zeros(local.size), Config)):
+        assert shapes.initialized_shapes(init, (), {}) == [(3,)]
+        with monkeypatch.context() as patch:
+            if moved:
+                patch.setattr(moved, "size", 5)
+            else:
+                patch.setitem(globals(), "SIZE", 5)
+            assert shapes.initialized_shapes(init, (), {}) == [(5,)]
 
 
 def test_wrong_shape_is_seen_after_a_right_one():

@@ -1,8 +1,9 @@
 """Which shapes an initializer gives, found without running it and, where possible, found once.
 
 Checking a parameter against its initializer on every `apply` costs an abstract evaluation. A function's shapes depend
-only on its code, its defaults, what it closes over and its arguments; where all of these are plain static values the
-answer is remembered.
+on its code, its defaults, what it closes over, the globals it reads and its arguments, and so do those of functions it
+calls. Where all of these are plain static values or parts of JAX and NumPy, the answer is remembered. A class or a
+module of the user's is neither: its attributes may change.
 """
 
 import functools
@@ -13,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-_Static = (int, float, complex, bool, str, bytes, type(None), np.dtype, type)
+_Static = (int, float, complex, bool, str, bytes, type(None), np.dtype)
+_CONSTANT = frozenset({"jax", "jaxlib", "numpy", "ml_dtypes", "liftax", "math", "functools", "operator", "builtins"})
+"""Packages whose functions, classes and modules do not change."""
 
 
 def initialized_shapes(init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -75,6 +78,8 @@ def fingerprint(x: Any, inside: tuple[Any, ...] = ()) -> Any:
         return (type(x), x, str(x))  # -0.0 equals 0.0
     if isinstance(x, _Static):
         return (type(x), x)
+    if _is_constant(x):
+        return _Identity(x)
     if any(x is outer for outer in inside):  # it closes over itself
         return None
     inside = (*inside, x)
@@ -94,18 +99,23 @@ def fingerprint(x: Any, inside: tuple[Any, ...] = ()) -> Any:
     return None
 
 
+def _is_constant(x: Any) -> bool:
+    """Tell whether `x` is a function, a class or a module of a package that does not change."""
+    name = x.__name__ if isinstance(x, types.ModuleType) else getattr(x, "__module__", None) if callable(x) else None
+    # A partial of the user's, say, is an instance of a class of functools, and holds whatever it was given.
+    instance = not isinstance(x, type | types.ModuleType) and getattr(x, "__name__", None) is None
+    closure = getattr(x, "__closure__", None)
+    return isinstance(name, str) and name.partition(".")[0] in _CONSTANT and not instance and not closure
+
+
 def _globals_read(code: types.CodeType, namespace: dict[str, Any], inside: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Return what determines the values that `code` reads by name: functions, classes and modules by identity."""
+    """Return what determines the values that `code` reads by name, or None."""
     found: list[Any] = []
     for name in code.co_names:
-        value = namespace.get(name)
-        if callable(value) or isinstance(value, types.ModuleType):
-            found.append(_Identity(value))
-        else:
-            part = fingerprint(value, inside)
-            if part is None:
-                return None
-            found.append(part)
+        part = fingerprint(namespace.get(name), inside)
+        if part is None:
+            return None
+        found.append(part)
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             inner = _globals_read(const, namespace, inside)

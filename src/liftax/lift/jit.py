@@ -289,8 +289,12 @@ def _frozen_filter(filter_: Any) -> Any:
 
 def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
     """Return a hashable value that is equal for values to which a trace is the same."""
-    if x is None or isinstance(x, str | bool | int | float | complex | bytes | type):
+    if isinstance(x, float | complex):
+        return type(x), repr(x)  # 0.0 equals -0.0
+    if x is None or isinstance(x, str | bool | int | bytes | type):
         return type(x), x
+    if isinstance(x, np.generic):
+        return "number", x.dtype.str, x.tobytes()
     if isinstance(x, Scope):
         return "scope"
     if is_target(x):
@@ -322,4 +326,4 @@ def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
             f"jit: {where} holds a {type(x).__name__}, which can't be hashed, so the compiled function can't be found "
             "again. Use an immutable value (a tuple, a frozen dataclass) in the field."
         ) from error
-    return x
+    return type(x), x

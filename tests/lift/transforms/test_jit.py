@@ -1,5 +1,7 @@
 """How often a lifted jit traces."""
 
+from typing import Any
+
 import cloudpickle
 import jax
 import jax.numpy as jnp
@@ -186,3 +188,22 @@ def test_scan_traces_its_body_as_often_as_jax_does():
     traces.clear()
     Chain().apply(variables, xs[0], xs)
     assert len(traces) == by_jax
+
+
+def test_numbers_in_fields_are_told_apart():
+    """NumPy's are compared by type and bits, and 0.0 is not -0.0."""
+
+    @nn.jit
+    class Angle(nn.Module):
+        y: Any
+
+        @nn.compact
+        def __call__(self, x):
+            return jnp.arctan2(self.y, x)
+
+    x = -jnp.ones(())
+    for y in (0.0, -0.0, np.float32(0.0), np.float32(-0.0), np.int64(2), 2, np.float64(-0.0)):
+        np.testing.assert_allclose(Angle(y).apply({}, x), np.arctan2(np.float32(y), -1.0), rtol=1e-6)
+    sizes: Any = (8, np.prod((2, 2)), 8)
+    layers = nn.Sequential([nn.jit(nn.Dense)(features) for features in sizes])
+    assert layers.init_with_output(KEYS, jnp.ones(3))[0].shape == (8,)
