@@ -59,7 +59,8 @@ def laplacian(
     Raises:
         NonDifferentiablePrimalError: The first argument is not real and floating-point.
         NonDifferentiableOutputError: An output is an integer or a Boolean.
-        ArityError: `fun` can't be called, or there is no argument; one of `key` and `samples` is missing.
+        ArityError: `fun` can't be called, or there is no argument; one of `key` and `samples` is missing;
+            `samples` is no positive integer.
         AuxError: With `has_aux`, `fun` returned no pair.
 
     Example:
@@ -150,6 +151,8 @@ def _directions(
         raise ArityError(f"{what} is taken in the first argument, and got none: write {what}(f, x).")
     if (key is None) != (samples is None):
         raise ArityError(f"{what}: an estimate takes both key and samples; without both the result is exact.")
+    if samples is not None and (isinstance(samples, bool) or not hasattr(samples, "__index__") or samples < 1):
+        raise ArityError(f"{what} got samples={samples!r}, expected a number of directions, from 1 on.")
     check_float_primals(primals[:1], ["argument 0"], what)
     check_jacobian_types((), primals[0], what)
     x = primals[0]

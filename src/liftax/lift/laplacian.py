@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from liftax import ad
+from liftax import ad, errors
 from liftax.core.pack import is_target
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
@@ -49,9 +49,9 @@ def laplacian(
 
     Raises:
         NonDifferentiablePrimalError: The first argument is not floating-point.
-        InvalidRngError: `samples` is given, and the stream is not.
-        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError, AuxError: see
-            `vjp`.
+        InvalidRngError: `samples` is given, and the stream is not, in `init` as in `apply`.
+        ArityError: `samples` is no positive integer.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, AuxError: see `vjp`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -122,7 +122,13 @@ def _trace(
     key = None
     if samples is not None:
         first = next((x for x in jax.tree.leaves(mdl, is_leaf=is_target) if is_target(x)), None)
-        key = first.scope.make_rng(stream) if first is not None and first.scope is not None else None
+        scope = None if first is None else first.scope
+        if scope is not None and not scope.has_rng(stream):  # one of 'params' would move those of the parameters
+            raise errors.InvalidRngError(
+                f"{what} at {scope.path_text} got samples={samples}, and there is no rng stream {stream!r} to draw the "
+                f"directions from. Pass rngs={{{stream!r}: jax.random.key(seed), …}}, to init as well as to apply."
+            )
+        key = None if scope is None else scope.make_rng(stream)
     operands = Operands(what, mdl, primals, False, 0, variables, rngs)
     run = operands.pure(fn, has_aux)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from liftax import nn
+from liftax import errors, nn
 
 from ..cells import PHASES, Cell, assert_trees_close, differentiated, total
 from .rows import sides
@@ -57,3 +57,18 @@ def test_estimate_draws_from_the_stream():
     one, two = jax.vmap(lambda k: Estimate(50).apply(variables, x, rngs={"probe": k}))(keys)
     assert jnp.all(one != two)
     np.testing.assert_allclose([one.mean(), two.mean()], exact, rtol=0.05)
+
+
+def test_bad_estimates_are_refused():
+    x, key = jnp.asarray([0.3, -0.2, 0.5]), jax.random.key(0)
+    for samples in (0, -1, 1.5, True):
+        with pytest.raises(errors.ArityError, match=rf"laplacian got samples={samples}, expected a number"):
+            Estimate(samples).init({"params": key, "probe": key}, x)
+    with pytest.raises(errors.InvalidRngError, match=r"laplacian at .* no rng stream 'probe'.*to init as well"):
+        Estimate(4).init(key, x)
+
+
+def test_an_estimate_leaves_parameters_as_they_are_without():
+    x, key = jnp.asarray([0.3, -0.2, 0.5]), jax.random.key(0)
+    exact, estimate = Estimate(None).init(key, x), Estimate(4).init({"params": key, "probe": key}, x)
+    jax.tree.map(np.testing.assert_array_equal, exact, estimate)
