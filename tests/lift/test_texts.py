@@ -91,6 +91,16 @@ ERRORS = {
         "laplacian needs floating-point outputs, and the function returned int32",
         lambda: nn.laplacian(lambda m, x: jnp.argmax(m(x)), BOUND, X),
     ),
+    "no option that is not there": (
+        errors.NonDifferentiablePrimalError,
+        r"or leave it out of what is differentiated\.$",
+        lambda: nn.fixed_point(lambda m, x: x, BOUND, jnp.arange(3)),
+    ),
+    "no holomorphic Laplacian": (
+        errors.NonDifferentiablePrimalError,
+        r"Split real and imaginary parts\.$",
+        lambda: nn.laplacian(lambda m, x: jnp.abs(x).sum(), BOUND, 1j * X),
+    ),
     "property": (
         errors.DescriptorAttributeError,
         "An unbound Odd has no attribute 'missing'.*mend what",

@@ -164,7 +164,7 @@ def check_scalar_output(out: Any, what: str, *, holomorphic: bool = False) -> No
     elif jnp.shape(out) != ():
         remedy = "Reduce it to one number, for instance with `.sum()` or `.mean()`, or use a vjp or a Jacobian."
     elif jnp.issubdtype(dtype, jnp.complexfloating):
-        remedy = "Take its real part, or pass holomorphic=True if the function is holomorphic."
+        remedy = f"Take its real part{_or_holomorphic(what)}."
     elif holomorphic:
         remedy = "Drop holomorphic=True."
     else:
@@ -175,6 +175,12 @@ def check_scalar_output(out: Any, what: str, *, holomorphic: bool = False) -> No
 
 
 _FORWARD = ("jacfwd", "laplacian", "divergence")
+_WITH_ALLOW_INT = ("grad", "value_and_grad")
+_WITH_HOLOMORPHIC = (*_WITH_ALLOW_INT, "jacfwd", "jacrev", "hessian")
+
+
+def _or_holomorphic(what: str) -> str:
+    return ", or pass holomorphic=True if the function is holomorphic" if what in _WITH_HOLOMORPHIC else ""
 
 
 def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
@@ -194,7 +200,7 @@ def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
         if jnp.iscomplexobj(leaf):
             raise NonDifferentiablePrimalError(
                 f"{what} differentiates with respect to real numbers, and got {describe(leaf)}. Split real and "
-                "imaginary parts, or pass holomorphic=True to a Jacobian if the function is holomorphic."
+                f"imaginary parts{_or_holomorphic(what)}."
             )
     wanted = jnp.inexact if what in _FORWARD else jnp.floating
     for path, leaf in jax.tree_util.tree_leaves_with_path(out):
@@ -204,7 +210,7 @@ def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
             raise NonDifferentiableOutputError(
                 f"{what} needs floating-point outputs{real}, and the function returned {describe(leaf)}"
                 f"{' at ' * bool(path)}{keystr(path)}. Give other values back with has_aux=True; for complex ones take "
-                "real and imaginary parts, or pass holomorphic=True if the function is holomorphic."
+                f"real and imaginary parts{_or_holomorphic(what)}."
             )
 
 
@@ -333,7 +339,8 @@ def _refuse_primal(primal: PyTree, leaf: Any, name: str, what: str, holomorphic:
         wanted, remedy = "a floating-point array", "Leave it out of what is differentiated."
     else:
         wanted = "floating-point or complex"
-        remedy = "Convert it with `.astype(float)`, leave it out of what is differentiated, or pass allow_int=True."
+        remedy = "Convert it with `.astype(float)`, or leave it out of what is differentiated"
+        remedy += ", or pass allow_int=True." if what in _WITH_ALLOW_INT else "."
     raise NonDifferentiablePrimalError(
         f"{what} can't differentiate with respect to {name}{path}: expected {wanted}, got {describe(leaf)}. {remedy}"
     )
