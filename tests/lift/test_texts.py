@@ -26,6 +26,32 @@ def call(mdl, x):
     return mdl(x)
 
 
+class Run(nn.Module):
+    body: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.body(self, x)
+
+
+def init(body):
+    return Run(body).init(KEY, X)
+
+
+def loop(mdl, x, **options):
+    step = lambda m, c: (c[0] + 1, m(c[1]))
+    return nn.while_loop(lambda m, c: c[0] < 3, step, mdl, (0, x), **options)
+
+
+NORM = nn.BatchNorm(use_running_average=False)
+BOUND_NORM = NORM.bind(NORM.init(KEY, X), mutable=["batch_stats"])
+
+
+def beside(transform):
+    """Return a program in which `transform` has a target beside a norm that its function writes to."""
+    return lambda: transform(lambda m, x: BOUND_NORM(m(x)), BOUND, X)
+
+
 def vmapped(fn, *args, **options):
     return nn.vmap(fn, variable_axes={"params": None}, split_rngs={}, **options)(BOUND, *args)
 
@@ -100,6 +126,49 @@ ERRORS = {
         errors.NonDifferentiablePrimalError,
         r"Split real and imaginary parts\.$",
         lambda: nn.laplacian(lambda m, x: jnp.abs(x).sum(), BOUND, 1j * X),
+    ),
+    "state in a loop": (
+        errors.ModifyScopeVariableError,
+        "immutable in this while_loop.*carry_variables='batch_stats'",
+        lambda: loop(BOUND_NORM, X),
+    ),
+    "state in the condition of a loop": (
+        errors.ModifyScopeVariableError,
+        "immutable in this condition of a while_loop.*write in body_fn",
+        lambda: nn.while_loop(lambda m, x: m(x).sum() < 3, call, BOUND_NORM, X, carry_variables="batch_stats"),
+    ),
+    "state outside of the loop": (
+        errors.ModifyScopeVariableError,
+        "immutable in this bind.*mutable=",
+        lambda: loop(NORM.bind(NORM.init(KEY, X)), X, carry_variables="batch_stats"),
+    ),
+    "first call in a loop": (
+        errors.ControlFlowError,
+        "a step creates params/kernel at /Dense_0.*before the loop",
+        lambda: init(lambda self, x: loop(nn.Dense(2), x)),
+    ),
+    "first call in a loop that carries": (
+        errors.ControlFlowError,
+        "a step creates params/kernel at /Dense_0",
+        lambda: init(lambda self, x: loop(nn.Dense(2), x, carry_variables="params")),
+    ),
+    "filters of a scan": (
+        errors.ScopeCollectionNotFound,
+        "filters of this scan name 'parms' .*Did you mean 'params'.*variable_broadcast",
+        lambda: nn.scan(nn.SimpleCell, variable_broadcast="parms")(2).init(KEY, X[0], X),
+    ),
+    "filters of a vjp": (
+        errors.ScopeCollectionNotFound,
+        "filters of this vjp name 'batchstats', 'params' .*Did you mean 'batch_stats'",
+        lambda: init(lambda self, x: nn.vjp(call, nn.BatchNorm(True), x, variables="batchstats")[0]),
+    ),
+    "beside a vjp": (errors.JaxTransformError, "inside nn.vjp, whose target is /, to which", beside(nn.vjp)),
+    "beside a root": (errors.JaxTransformError, "inside nn.root, whose target", beside(nn.root)),
+    "beside a jit": (errors.JaxTransformError, "inside nn.jit.*tree of modules", beside(lambda f, *a: nn.jit(f)(*a))),
+    "beside a vjp in JAX's transform": (
+        errors.JaxTransformError,
+        "inside a JAX transform that started after this vjp did",
+        lambda: nn.vjp(lambda m, x: jax.vmap(m)(x), BOUND_NORM, X),
     ),
     "property": (
         errors.DescriptorAttributeError,

@@ -24,6 +24,7 @@ class Frame(NamedTuple):
 
 class _Calls(threading.local):
     top = Frame()
+    within: tuple[str, str] | None = None  # the innermost lifted transform that runs: its name, its target
     named = True  # whether operations stand under the names of modules in profiles
 
     def __reduce__(self) -> str:  # by name: methods of modules refer to it, and are pickled by value by cloudpickle

@@ -162,8 +162,8 @@ class Packed:
     """A target taken apart. Made by `unbind`; see the module's docstring."""
 
     __slots__ = (
-        "after", "counters", "frame", "groups", "included", "inner_mutable", "keys", "leaves", "name", "names", "parts",
-        "replay", "rng_bases", "roots", "view",
+        "after", "counters", "creates", "filters", "frame", "groups", "included", "inner_mutable", "keys", "leaves",
+        "name", "names", "parts", "replay", "rng_bases", "roots", "view",
     )  # fmt: skip
 
     roots: tuple[Scope, ...]
@@ -240,7 +240,7 @@ class Packed:
 class Bound:
     """The context that `Packed.bind` returns, and, inside it, the inner target."""
 
-    __slots__ = ("_frame", "_groups", "_keys", "_saved", "_scopes", "packed", "target")
+    __slots__ = ("_frame", "_groups", "_keys", "_saved", "_scopes", "_within", "packed", "target")
 
     def __init__(self, packed: Packed, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]):
         self.packed = packed
@@ -250,6 +250,8 @@ class Bound:
     def __enter__(self) -> "Bound":
         packed = self.packed
         scopes = []
+        self._within = calls.within
+        calls.within = packed.name, ", ".join(root.path_text for root in packed.roots)
         for i, outer in enumerate(packed.roots):
             variables: dict[str, Any] = {}
             for group in self._groups:
@@ -265,6 +267,7 @@ class Bound:
             store.replay = dict(packed.replay[i])
             store.rng_base = packed.rng_bases[i]
             store.moved = outer.store.moved
+            store.outer, store.filters, store.creates = outer.store, packed.filters, packed.creates
             scopes.append(Scope(store, None, outer.name, outer.path))
         self._scopes = scopes
         self._frame = calls.top
@@ -288,11 +291,11 @@ class Bound:
                      tuple({k: v for k, (v, _) in s.store.created.items()} for s in self._scopes))  # fmt: skip
 
     def __exit__(self, *exception: object) -> None:
-        calls.top = self._frame
+        calls.top, calls.within = self._frame, self._within
         packed = self.packed
         packed.names = [(module, module.lift_restore(saved)) for module, saved in reversed(self._saved)]
         for scope in self._scopes:
-            scope.store.dead = True
+            scope.store.dead, scope.store.outer = True, None
         packed.after = tuple(
             ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in self._scopes
         )
@@ -311,12 +314,28 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         TransformTargetError: no scope, module or tree of these.
         UnboundModuleError: a module that holds no variables.
         InvalidScopeError: its call or transform has ended.
+
+    Example:
+        >>> import jax
+        >>> from liftax import core
+        >>> def f(scope, x):  # a transform by hand: what every lifted one does
+        ...     packed = core.unbind(scope, ('params',), True, 'f')
+        ...     def pure(groups, keys, x):
+        ...         with packed.bind(groups, keys) as inner:
+        ...             out = x * inner.target.get_variable('params', 'w')
+        ...             return out, inner.collect()
+        ...     out, state = jax.jit(pure)(packed.groups, packed.keys, x)
+        ...     packed.commit(state)
+        ...     return out
+        >>> core.apply(f)({'params': {'w': 2.0}}, 3.0)
+        Array(6., dtype=float32, weak_type=True)
     """
     leaves, treedef = _leaves(target, name)
     found = [_reached(leaf, name) for leaf in leaves]
     roots = _outermost([scope for parts in found for _, scope, _ in parts])
     packed = Packed()
     packed.name = name
+    packed.filters, packed.creates = groups, True
     packed.leaves = leaves
     packed.roots = roots
     packed.frame = calls.top if len(leaves) != 1 or found[0][0][2] is None else calls.top._replace(module=leaves[0])

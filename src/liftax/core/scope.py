@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.core import meta, rngs
+from liftax.core import meta, refusals, rngs
+from liftax.core.calls import calls
 from liftax.core.initial import initialized, keyless, trusted
 from liftax.core.shapes import initialized_shapes
 from liftax.core.store import Store
@@ -292,19 +293,10 @@ class Scope:
         if store.dead:
             self._raise_dead()
         if not store.is_mutable(col):
-            raise errors.ModifyScopeVariableError(
-                f"{col}/{name} at {self.path_text} can't be written: the collection {col!r} is immutable in this "
-                f"{store.owner}. Pass mutable=[{col!r}] to apply, and use the variables that it returns."
-            )
+            raise refusals.immutable(store, col, name, self.path_text)
         if _compat.trace_state() != store.trace:
-            raise errors.JaxTransformError(
-                f"{col}/{name} at {self.path_text} is written inside a JAX transform that started after this "
-                f"{store.owner} did; its value would leak out of the transform. In place of the "
-                "transform of JAX use the lifted one, with the module as target: nn.grad, nn.value_and_grad, nn.vjp, "
-                "nn.jvp for derivatives, nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, nn.remat, "
-                "nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
-                "other), x)); or return the value and write it outside. Reading a variable there is fine."
-            )
+            within = None if calls.within is store.within else calls.within
+            raise refusals.foreign(store, col, name, self.path_text, within)
         tree = self._writable(col)
         _merge(tree, name, value)
         store.written[(col, *self.path[len(store.root_path) :], name)] = tree[name]
@@ -379,6 +371,8 @@ class Scope:
         return initialized(init_fn, key, *args, **kwargs)
 
     def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
+        if not self.store.creates:
+            raise refusals.no_start(col, name, self.path_text)
         before = dict(self.store.counters.get(self.path, _EMPTY))
         value = make()
         self.put_variable(col, name, value)
@@ -413,22 +407,7 @@ class Scope:
             )
 
     def _not_found(self, col: str, name: str, cls: type[errors.LiftaxError]) -> errors.LiftaxError:
-        here = self.collection(col)
-        if self.is_collection_empty(col):
-            cls = errors.ScopeCollectionNotFound
-            known = ", ".join(repr(k) for k in self.store.variables) or "none"
-            why = f"the collection {col!r} is {'empty' if col in self.store.variables else 'missing'} (given: {known})"
-            if col in self.store.known and col not in self.store.variables:
-                why += f"; it exists, and the filters of this {self.store.owner} leave it out of reach: name it"
-        elif here:
-            why = f"this module has {', '.join(map(repr, here))} there"
-        else:
-            why = f"the collection {col!r} has nothing for this module"
-        return cls(
-            f"{col}/{name} at {self.path_text} does not exist, and can't be created in this {self.store.owner}: {why}."
-            f"{errors.nearest(name, here)} Use variables from init of the same module with the same settings, or make "
-            "the collection mutable."
-        )
+        return refusals.not_found(self.store, col, name, self.path_text, self.collection(col), cls)
 
     def _raise_dead(self) -> None:
         raise errors.InvalidScopeError(

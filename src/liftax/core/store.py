@@ -1,9 +1,10 @@
 """Store: what all scopes of one call share: variables, keys, and the rules for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from liftax import _compat
+from liftax.core.calls import calls
 from liftax.core.filters import in_filter
 from liftax.typing import Filter, Path, PRNGKey
 
@@ -27,18 +28,22 @@ class Store:
         "adopted",
         "counters",
         "created",
+        "creates",
         "dead",
+        "filters",
         "flags",
         "keys",
         "known",
         "moved",
         "mutable",
+        "outer",
         "owner",
         "replay",
         "rng_base",
         "root_path",
         "trace",
         "variables",
+        "within",
         "written",
     )  # fmt: skip
 
@@ -66,6 +71,10 @@ class Store:
         self.moved: dict[Path, Path] = {}  # path of a scope that share_scope has moved -> names that its draws fold
         self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
         self.trace = _compat.trace_state()
+        self.within = calls.within  # the lifted transform in which it was made
+        self.outer: Store | None = None  # for a lifted transform that runs: the store of the scope that it packed
+        self.filters: Sequence[Filter] = ()  # those of the transform
+        self.creates = True  # variables may be created
         self.dead = False
         self.rng_base = 0  # how many leading names of a path the keys know already: draws fold the others
         self._mutable: dict[str, bool] = {}

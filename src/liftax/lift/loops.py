@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from liftax import errors
-from liftax.core import filters
+from liftax.core import filters, refusals
 from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.checkpoint import checkpoint
@@ -73,6 +73,7 @@ def while_loop(
     """
     call = Call(body_fn, mdl, (init,), {}, (carry_variables, broadcast_variables), True, "while_loop")
     packed = call.packed
+    packed.creates = False
     check = as_method(cond_fn, mdl)
     split, shared = split_keys(call, split_rngs)
     mutable = tuple(filters.intersect(m, carry_variables) for m in packed.inner_mutable)
@@ -83,6 +84,7 @@ def while_loop(
     def run(which: str, fn: Any, step: Any, carry: Any) -> tuple[Any, State]:
         # The rng counters of the body go on from those of the condition, as they do in Linen.
         packed.counters = starts.setdefault(which, packed.counters)
+        packed.name = "while_loop" if which == "body" else "condition of a while_loop"
         packed.inner_mutable = mutable if which == "body" else tuple(False for _ in mutable)
         keys = joined(shared, jax.tree.map(lambda key: jax.random.fold_in(key, step), split))
         out = call.run((carry[0], packed.groups[1]), keys, (carry[1],), {}, fn)
@@ -102,11 +104,8 @@ def while_loop(
             written[i].update(values)
             for key in values:
                 if not has(packed.groups[0][i], key):
-                    raise errors.ControlFlowError(
-                        f"while_loop at {packed.roots[i].path_text}: a step creates {'/'.join(key)}, and the loop has "
-                        "no value to start with. Create it before the loop, such as by calling body_fn(mdl, init) once "
-                        "while mdl.is_initializing()."
-                    )
+                    root = packed.roots[i]
+                    raise refusals.no_start(key[0], key[-1], root.at(key[1:-1]).path_text)
         return step + 1, updated(carry[0], state.written), out
 
     _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))

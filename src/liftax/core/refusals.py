@@ -1,0 +1,129 @@
+"""Why a variable can't be written or made: which call or transform is in the way, and what lets the variable through.
+
+    immutable, foreign, not_found, no_start : store, collection, name, path -> error
+
+Transforms stand one inside the other, and each lets in what its filters name. The one to speak of is the outermost that
+keeps a collection out: everything outside of it would let the variable be written.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from liftax import errors
+from liftax.core.filters import named
+from liftax.core.store import Store
+
+_ARGUMENTS = {
+    "vjp": "vjp_variables, variables",
+    "grad": "vjp_variables, variables",
+    "value_and_grad": "vjp_variables, variables",
+    "vmap": "variable_axes",
+    "scan": "variable_broadcast, variable_carry, variable_axes",
+    "while_loop": "carry_variables",
+    "map_variables": "mapped_collections, variables; init, mutable",
+}
+
+
+def blocker(store: Store, col: str) -> Store:
+    """Return the store of the outermost call or transform in which the collection is immutable."""
+    while store.outer is not None and not store.outer.is_mutable(col):
+        store = store.outer
+    return store
+
+
+def immutable(store: Store, col: str, name: str, where: str) -> errors.ModifyScopeVariableError:
+    """Return what to raise where a variable of an immutable collection is written."""
+    block = blocker(store, col)
+    if block.outer is None:
+        remedy = f"Pass mutable=[{col!r}] to apply, and use the variables that it returns."
+    elif block.owner == "while_loop":
+        remedy = f"Let each step hand it to the next: carry_variables={col!r}."
+    elif "while_loop" in block.owner:
+        remedy = "It may only read; write in body_fn."
+    else:
+        remedy = f"Name the collection in {_arguments(block)}."
+    return errors.ModifyScopeVariableError(
+        f"{col}/{name} at {where} can't be written: the collection {col!r} is immutable in this {block.owner}. {remedy}"
+    )
+
+
+def foreign(store: Store, col: str, name: str, where: str, within: tuple[str, str] | None) -> errors.JaxTransformError:
+    """Return what to raise where a variable that lives outside of a trace is written inside of it.
+
+    Args:
+        store: the store of the variable.
+        col: its collection.
+        name: its name.
+        where: the path of its module.
+        within: the name and the target of the innermost lifted transform that runs, if the variable is older.
+    """
+    if within is not None:
+        transform, target = within[0].split()[-1], within[1]
+        return errors.JaxTransformError(
+            f"{col}/{name} at {where} is written inside nn.{transform}, whose target is {target}, to which {where} "
+            "does not belong: its value would leak out. Make the module part of the target, (mdl, other) "
+            f"in the place of mdl: nn.{transform} takes a tree of modules; or return the value and write it outside. "
+            "Reading a variable there is fine."
+        )
+    return errors.JaxTransformError(
+        f"{col}/{name} at {where} is written inside a JAX transform that started after this "
+        f"{store.owner} did; its value would leak out of the transform. In place of the "
+        "transform of JAX use the lifted one, with the module as target: nn.grad, nn.value_and_grad, nn.vjp, "
+        "nn.jvp for derivatives, nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, nn.remat, "
+        "nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
+        "other), x)); or return the value and write it outside. Reading a variable there is fine."
+    )
+
+
+def not_found(
+    store: Store, col: str, name: str, where: str, here: Iterable[str], cls: type[errors.LiftaxError]
+) -> errors.LiftaxError:
+    """Return what to raise where a variable does not exist and can't be created.
+
+    Args:
+        store: where it is looked for.
+        col: its collection.
+        name: its name.
+        where: the path of its module.
+        here: the names that the module has in the collection.
+        cls: the class for a collection that is not empty.
+    """
+    block = blocker(store, col)
+    kept_out = block.outer is not None
+    if kept_out and not block.creates:
+        return no_start(col, name, where)
+    remedy = "Use variables from init of the same module with the same settings, or make the collection mutable."
+    if not store.variables.get(col):
+        cls = errors.ScopeCollectionNotFound
+        known = ", ".join(repr(k) for k in store.variables) or "none"
+        why = f"the collection {col!r} is {'empty' if col in store.variables else 'missing'} (given: {known})"
+        if not kept_out and col in store.known and col not in store.variables:
+            why += f"; it exists, and the filters of this {store.owner} leave it out of reach: name it"
+    elif here:
+        why = f"this module has {', '.join(map(repr, here))} there"
+    else:
+        why = f"the collection {col!r} has nothing for this module"
+    if kept_out:
+        names = {n for f in block.filters for n in named(f)}
+        said = f"name {', '.join(map(repr, sorted(names)))}" if names else "name nothing"
+        why += f"; the filters of this {block.owner} {said} and leave it out"
+        close = errors.nearest(col, names) and f" Did you mean {col!r}?"
+        remedy = f"Name {col!r} in {_arguments(block)}."
+        return cls(_cant(store, col, name, where) + f"{why}.{close} {remedy}")
+    return cls(_cant(store, col, name, where) + f"{why}.{errors.nearest(name, here)} {remedy}")
+
+
+def no_start(col: str, name: str, where: str) -> errors.ControlFlowError:
+    """Return what to raise where a step of a loop creates a variable."""
+    return errors.ControlFlowError(
+        f"while_loop: a step creates {col}/{name} at {where}, and the loop has no value to start with. Create it "
+        "before the loop, such as by calling body_fn(mdl, init) once while mdl.is_initializing()."
+    )
+
+
+def _cant(store: Store, col: str, name: str, where: str) -> str:
+    return f"{col}/{name} at {where} does not exist, and can't be created in this {store.owner}: "
+
+
+def _arguments(block: Any) -> str:
+    return f"the filters of {block.owner} ({_ARGUMENTS.get(block.owner, 'variables')})"
