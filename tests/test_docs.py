@@ -22,3 +22,15 @@ def test_reference_names_everything(module: str):
         name for name, value in namespace.items() if not name.startswith("_") and not inspect.ismodule(value)
     ]
     assert set(public) - named == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["liftax", "liftax.nn", "liftax.lift", "liftax.ad", "liftax.module", "liftax.testing"]
+)
+def test_everything_public_has_an_example(module: str):
+    """Examples are executed as doctests. What JAX provides is documented there."""
+    namespace = vars(importlib.import_module(module))
+    public = [namespace[name] for name in namespace.get("__all__", namespace) if not name.startswith("_")]
+    ours = [x for x in public if callable(x) and getattr(x, "__module__", "").startswith("liftax")]
+    assert ours
+    assert [x.__qualname__ for x in ours if ">>>" not in (x.__doc__ or "")] == []

@@ -28,6 +28,13 @@ class SolveInfo(NamedTuple):
     Args:
         steps: the number of steps taken: an integer scalar.
         error: the largest absolute value in `f(x) - x`, or in `f(x)`. Larger than the tolerance: not converged.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import liftax as lx
+        >>> x, info = lx.fixed_point(lambda x: 0.5 * x + 1, jnp.zeros(()), max_steps=3)
+        >>> print(info.steps, info.error)
+        3 0.125
     """
 
     steps: Any

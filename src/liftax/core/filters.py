@@ -32,7 +32,13 @@ class DenyList:
 
 
 def in_filter(filter_: Filter, name: str) -> bool:
-    """Tell whether `filter_` matches the collection or stream `name`."""
+    """Tell whether `filter_` matches the collection or stream `name`.
+
+    Example:
+        >>> from liftax import core
+        >>> core.in_filter(core.DenyList('cache'), 'params')
+        True
+    """
     if filter_ is True or filter_ is False:
         return filter_
     if isinstance(filter_, str):
@@ -43,14 +49,26 @@ def in_filter(filter_: Filter, name: str) -> bool:
 
 
 def is_empty(filter_: Filter) -> bool:
-    """Tell whether `filter_` can match nothing at all."""
+    """Tell whether `filter_` can match nothing at all.
+
+    Example:
+        >>> from liftax import core
+        >>> core.is_empty([])
+        True
+    """
     if isinstance(filter_, DenyList):
         return filter_.deny is True or (isinstance(filter_.deny, DenyList) and is_empty(filter_.deny.deny))
     return filter_ is False or (not isinstance(filter_, str) and filter_ is not True and not _names(filter_))
 
 
 def union(a: Filter, b: Filter) -> Filter:
-    """Return the filter that matches what `a` or `b` matches."""
+    """Return the filter that matches what `a` or `b` matches.
+
+    Example:
+        >>> from liftax import core
+        >>> core.union('params', ['cache', 'params']) == {'params', 'cache'}
+        True
+    """
     if a is True or b is True:
         return True
     if isinstance(a, DenyList):
@@ -61,7 +79,13 @@ def union(a: Filter, b: Filter) -> Filter:
 
 
 def intersect(a: Filter, b: Filter) -> Filter:
-    """Return the filter that matches what both `a` and `b` match."""
+    """Return the filter that matches what both `a` and `b` match.
+
+    Example:
+        >>> from liftax import core
+        >>> core.intersect(core.DenyList('cache'), ['params', 'cache']) == {'params'}
+        True
+    """
     if a is True or b is True:
         return b if a is True else a
     if isinstance(a, DenyList) and isinstance(b, DenyList):
@@ -72,7 +96,13 @@ def intersect(a: Filter, b: Filter) -> Filter:
 
 
 def subtract(a: Filter, b: Filter) -> Filter:
-    """Return the filter that matches what `a` matches and `b` does not."""
+    """Return the filter that matches what `a` matches and `b` does not.
+
+    Example:
+        >>> from liftax import core
+        >>> core.subtract(['params', 'cache'], 'cache') == {'params'}
+        True
+    """
     if b is True:
         return False
     if b is False:

@@ -39,6 +39,12 @@ def bind(
     Raises:
         ApplyScopeInvalidVariablesTypeError, ApplyScopeInvalidVariablesStructureError: `variables` is malformed.
         InvalidRngError: `rngs` is malformed.
+
+    Example:
+        >>> from liftax import core
+        >>> scope = core.bind({'params': {'w': 2.0}})
+        >>> scope.get_variable('params', 'w')
+        2.0
     """
     _check_variables(variables, owner)
     own = {col: copied(tree) if in_filter(mutable, col) else tree for col, tree in variables.items()}
@@ -97,6 +103,14 @@ def init(
     Returns:
         `initialized(rngs, *args, **kwargs)`, which returns `(result, variables)`. `rngs` is a key, which feeds the
         stream `'params'`, or a mapping from stream to key.
+
+    Example:
+        >>> import jax
+        >>> from liftax import core
+        >>> def f(scope, x):
+        ...     return x * scope.param('w', jax.nn.initializers.ones, ())
+        >>> core.init(f)(jax.random.key(0), 3.0)
+        (Array(3., dtype=float32), {'params': {'w': Array(1., dtype=float32)}})
     """
 
     @functools.wraps(fn)

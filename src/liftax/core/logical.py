@@ -27,7 +27,15 @@ _in_use = _InUse()
 
 
 class RulesFallback(enum.Enum):
-    """What `with_logical_constraint` does with a logical axis that no rule maps."""
+    """What `with_logical_constraint` does with a logical axis that no rule maps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> with nn.logical_axis_rules([('batch', 'data')]):
+        ...     nn.with_logical_constraint(jnp.ones(2), ('embed',), fallback=nn.RulesFallback.NO_CONSTRAINT)
+        Array([1., 1.], dtype=float32)
+    """
 
     AXIS_IS_UNSHARDED = "axis_is_unsharded"
     RAISE_ERROR = "raise_error"
@@ -35,12 +43,28 @@ class RulesFallback(enum.Enum):
 
 
 def get_logical_axis_rules() -> Rules:
-    """Return the rules in use."""
+    """Return the rules in use.
+
+    Example:
+        >>> from liftax import nn
+        >>> with nn.logical_axis_rules([('batch', 'data')]):
+        ...     nn.get_logical_axis_rules()
+        [('batch', 'data')]
+    """
     return _in_use.rules
 
 
 def set_logical_axis_rules(rules: Rules) -> None:
-    """Use `rules` from here on, in this thread. Prefer `logical_axis_rules`, which puts the old ones back."""
+    """Use `rules` from here on, in this thread. Prefer `logical_axis_rules`, which puts the old ones back.
+
+    Example:
+        >>> from liftax import nn
+        >>> before = nn.get_logical_axis_rules()
+        >>> nn.set_logical_axis_rules([('batch', 'data')])
+        >>> tuple(nn.logical_to_mesh_axes(('batch', None)))
+        ('data', None)
+        >>> nn.set_logical_axis_rules(before)
+    """
     _in_use.rules = rules
 
 
@@ -89,12 +113,31 @@ def logical_to_mesh_axes(array_dim_names: Sequence[Any] | None, rules: Rules | N
 
 
 def logical_to_mesh(tree: Any, rules: Rules | None = None) -> Any:
-    """Map a tree of `PartitionSpec`s of logical axes to one of mesh axes. See `logical_to_mesh_axes`."""
+    """Map a tree of `PartitionSpec`s of logical axes to one of mesh axes. See `logical_to_mesh_axes`.
+
+    Example:
+        >>> from jax.sharding import PartitionSpec
+        >>> from liftax import nn
+        >>> specs = nn.logical_to_mesh({'kernel': PartitionSpec('embed', 'heads')}, [('heads', 'model')])
+        >>> tuple(specs['kernel'])
+        (None, 'model')
+    """
     return jax.tree.map(lambda spec: logical_to_mesh_axes(spec, rules), tree, is_leaf=_is_spec)
 
 
 def logical_to_mesh_sharding(tree: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
-    """Map a tree of `PartitionSpec`s of logical axes to layouts over `mesh`. See `logical_to_mesh_axes`."""
+    """Map a tree of `PartitionSpec`s of logical axes to layouts over `mesh`. See `logical_to_mesh_axes`.
+
+    Example:
+        >>> import jax
+        >>> from jax.sharding import PartitionSpec
+        >>> from liftax import nn
+        >>> mesh = jax.make_mesh((1,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> specs = {'kernel': PartitionSpec('embed', 'heads')}
+        >>> layouts = nn.logical_to_mesh_sharding(specs, mesh, [('heads', 'model')])
+        >>> tuple(layouts['kernel'].spec)
+        (None, 'model')
+    """
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), logical_to_mesh(tree, rules), is_leaf=_is_spec)
 
 
@@ -156,6 +199,13 @@ class LogicallyPartitioned(Partitioned):
         names: for each dimension: the name of a logical axis, or None for not split.
         mesh: the mesh; by default the one that is in use where the variable is read.
         rules: the rules; by default those in use there.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> box = nn.LogicallyPartitioned(jnp.ones((2, 3)), ('embed', 'heads'))
+        >>> tuple(box.get_partition_spec()), box.unbox().shape
+        (('embed', 'heads'), (2, 3))
     """
 
     rules: Rules | None = None

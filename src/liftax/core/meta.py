@@ -49,12 +49,26 @@ class AxisMetadata(metaclass=abc.ABCMeta):
 
 
 def is_box(x: Any) -> bool:
-    """Tell whether `x` is a box, by what it can do: boxes of Flax are boxes here."""
+    """Tell whether `x` is a box, by what it can do: boxes of Flax are boxes here.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import core, nn
+        >>> core.is_box(nn.Partitioned(jnp.ones(2), ('model',))), core.is_box(jnp.ones(2))
+        (True, False)
+    """
     return isinstance(x, AxisMetadata) or (hasattr(x, "replace_boxed") and hasattr(x, "unbox"))
 
 
 def unbox(tree: Any) -> Any:
-    """Replace every box in `tree` by its value."""
+    """Replace every box in `tree` by its value.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> nn.unbox({'kernel': nn.Partitioned(jnp.ones(2), ('model',)), 'bias': 0.0})
+        {'bias': 0.0, 'kernel': Array([1., 1.], dtype=float32)}
+    """
     if isinstance(tree, jax.Array | np.ndarray):  # by far the most frequent case
         return tree
     if is_box(tree):
@@ -63,7 +77,15 @@ def unbox(tree: Any) -> Any:
 
 
 def replace_boxed(tree: Any, values: Any) -> Any:
-    """Put `values` into the boxes of `tree`; where `tree` has no box, or `values` is boxed already, take `values`."""
+    """Put `values` into the boxes of `tree`; where `tree` has no box, or `values` is boxed already, take `values`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import core, nn
+        >>> box = nn.Partitioned(jnp.ones(1), ('model',))
+        >>> core.replace_boxed({'kernel': box}, {'kernel': jnp.zeros(1)})['kernel'].names
+        ('model',)
+    """
     if is_box(tree):
         return values if is_box(values) else tree.replace_boxed(values)
     if jax.tree.structure(tree, is_leaf=is_box) != jax.tree.structure(values, is_leaf=is_box):

@@ -119,12 +119,29 @@ def with_partitioning(fn: Callable[..., Any], names: Names, mesh: Mesh | None = 
 
 
 def get_partition_spec(tree: Any) -> Any:
-    """Return the `PartitionSpec` of every variable in `tree`: empty for those without a box."""
+    """Return the `PartitionSpec` of every variable in `tree`: empty for those without a box.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> specs = nn.get_partition_spec({'kernel': nn.Partitioned(jnp.ones(2), ('model',)), 'bias': jnp.ones(2)})
+        >>> tuple(specs['kernel']), tuple(specs['bias'])
+        (('model',), ())
+    """
     return jax.tree.map(_spec, tree, is_leaf=is_box)
 
 
 def get_sharding(tree: Any, mesh: Mesh) -> Any:
-    """Return the layout of every variable in `tree` over `mesh`: one copy a device for those without a box."""
+    """Return the layout of every variable in `tree` over `mesh`: one copy a device for those without a box.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> mesh = jax.make_mesh((1,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> layouts = nn.get_sharding({'kernel': nn.Partitioned(jnp.ones(2), ('model',))}, mesh)
+        >>> tuple(layouts['kernel'].spec)
+        ('model',)
+    """
 
     def sharding(x: Any) -> Any:
         if hasattr(x, "get_sharding"):

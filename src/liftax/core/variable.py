@@ -17,6 +17,17 @@ class Variable(Generic[T]):
         collection: the collection's name.
         name: the variable's name.
         unbox: read and write through boxes with metadata.
+
+    Example:
+        >>> from liftax import nn
+        >>> class Counter(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self):
+        ...         count = self.variable('state', 'count', lambda: 0)  # a Variable
+        ...         count.value += 1
+        ...         return count.value
+        >>> Counter().apply({'state': {'count': 2}}, mutable=['state'])
+        (3, {'state': {'count': 3}})
     """
 
     __slots__ = ("__weakref__", "_owner", "collection", "name", "unbox")

@@ -49,6 +49,15 @@ def init_with_output(
 
     Returns:
         `initialized(rngs, *args, **kwargs)`, which returns `(result, variables)`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> layer = nn.Embed(num_embeddings=2, features=3)
+        >>> make = nn.init_with_output(lambda layer, x: layer.attend(x), layer)
+        >>> out, variables = make(jax.random.key(0), jnp.ones(3))
+        >>> out.shape, variables['params']['embedding'].shape
+        ((2,), (2, 3))
     """
     run, mutable = Module._runner(module, fn, mutable, capture_intermediates, "init")
     return core.init(run, mutable)
@@ -64,6 +73,14 @@ def init(
 
     Returns:
         `initialized(rngs, *args, **kwargs)`, which returns the variables.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> layer = nn.Embed(num_embeddings=2, features=3)
+        >>> variables = nn.init(lambda layer, x: layer.attend(x), layer)(jax.random.key(0), jnp.ones(3))
+        >>> variables['params']['embedding'].shape
+        (2, 3)
     """
     with_output = init_with_output(fn, module, mutable, capture_intermediates)
     return lambda rngs, *args, **kwargs: with_output(rngs, *args, **kwargs)[1]

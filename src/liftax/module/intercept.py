@@ -23,6 +23,16 @@ class InterceptorContext:
         module: the module whose method is called.
         method_name: the method's name.
         orig_method: the method itself: calling it passes all other interceptors by.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> def log(call, args, kwargs, context):
+        ...     print(type(context.module).__name__, context.method_name)
+        ...     return call(*args, **kwargs)
+        >>> with nn.intercept_methods(log):
+        ...     _ = nn.Sequential([jnp.sin]).apply({}, 1.0)
+        Sequential __call__
     """
 
     module: Any

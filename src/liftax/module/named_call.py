@@ -17,7 +17,13 @@ def enable_named_call() -> None:
 
 
 def disable_named_call() -> None:
-    """Leave the operations of modules without names from here on. See `enable_named_call`."""
+    """Leave the operations of modules without names from here on. See `enable_named_call`.
+
+    Example:
+        >>> from liftax import nn
+        >>> nn.disable_named_call()
+        >>> nn.enable_named_call()
+    """
     type(calls).named = False
 
 

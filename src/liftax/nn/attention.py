@@ -218,11 +218,27 @@ class MultiHeadDotProductAttention(Module):
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):
-    """See `MultiHeadDotProductAttention`: this is the same layer, and its automatic name is `MultiHeadAttention_0`."""
+    """See `MultiHeadDotProductAttention`: this is the same layer, and its automatic name is `MultiHeadAttention_0`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> nn.MultiHeadAttention(num_heads=2).init_with_output(jax.random.key(0), jnp.ones((1, 5, 6)))[0].shape
+        (1, 5, 6)
+    """
 
 
 class SelfAttention(MultiHeadDotProductAttention):
-    """See `MultiHeadDotProductAttention`, which this is with one input for queries, keys and values."""
+    """See `MultiHeadDotProductAttention`, which this is with one input for queries, keys and values.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> x = jnp.ones((1, 5, 6))
+        >>> mask = nn.make_causal_mask(x[..., 0])
+        >>> nn.SelfAttention(num_heads=2).init_with_output(jax.random.key(0), x, mask)[0].shape
+        (1, 5, 6)
+    """
 
     @compact
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -185,7 +185,15 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
 
 
 class NANOOFp8DotGeneralOp(Fp8DotGeneralOp):
-    """Be `Fp8DotGeneralOp` in the types of 8 bits that have no negative zero and no infinity (`fnuz`)."""
+    """Be `Fp8DotGeneralOp` in the types of 8 bits that have no negative zero and no infinity (`fnuz`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> layer = nn.Dense(1, dot_general_cls=nn.NANOOFp8DotGeneralOp, kernel_init=nn.initializers.ones)
+        >>> layer.init_with_output(jax.random.key(0), jnp.array([0.1]))[0]
+        Array([0.1015625], dtype=float32)
+    """
 
     e4m3_dtype: DTypeLike = jnp.float8_e4m3fnuz
     e5m2_dtype: DTypeLike = jnp.float8_e5m2fnuz
