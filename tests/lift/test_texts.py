@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import liftax as lx
 from liftax import errors, nn
 
 KEY, X = jax.random.key(0), jnp.ones((3, 2))
@@ -169,6 +170,36 @@ ERRORS = {
         errors.JaxTransformError,
         "inside a JAX transform that started after this vjp did",
         lambda: nn.vjp(lambda m, x: jax.vmap(m)(x), BOUND_NORM, X),
+    ),
+    "second tangent": (
+        errors.TangentError,
+        r"do not fit the primals at \[1\]: expected float32\[3,2\], got float32\[2\]",
+        lambda: nn.jvp(lambda m, x, y: x, BOUND, (X, X), (X, X[0]), {}),
+    ),
+    "no tangent of an integer": (
+        errors.TangentError,
+        r"at \[0\]: expected float0\[2\], got None.*np\.zeros\(\(2,\), jax\.dtypes\.float0\)",
+        lambda: nn.jvp(lambda m, i: m(X)[i], BOUND, (jnp.arange(2),), (None,), {}),
+    ),
+    "integer tangent of an integer": (
+        errors.TangentError,
+        r"at \[0\]: expected float0\[\], got int32\[\].*np\.zeros\(\(\), jax\.dtypes\.float0\)",
+        lambda: nn.jvp(lambda m, i: m(X)[i], BOUND, (1,), (jnp.array(1),), {}),
+    ),
+    "the gradient of liftax itself": (
+        errors.ArityError,
+        r"^grad got argnums=float32\[3,2\], .*lx\.grad\(f\)\(x\)",
+        lambda: lx.grad(jnp.sum, X),
+    ),
+    "nothing to differentiate": (
+        errors.ArityError,
+        "grad has nothing to differentiate with respect to",
+        lambda: nn.grad(lambda m: jnp.sum(m(X)), BOUND),
+    ),
+    "a value to stop": (
+        errors.TransformTargetError,
+        r"stop_gradient: got float32\[3,2\] .*jax\.lax\.stop_gradient",
+        lambda: nn.stop_gradient(X),
     ),
     "property": (
         errors.DescriptorAttributeError,

@@ -7,11 +7,17 @@ positions : int | tuple[int, ...], number of arguments -> list of positions from
 import operator
 from collections.abc import Sequence
 
+from liftax.ad.checks import describe
 from liftax.errors import ArityError
 
 
-def indices(argnums: int | Sequence[int], what: str) -> int | tuple[int, ...]:
+def indices(argnums: int | Sequence[int], what: str, hint: str = "") -> int | tuple[int, ...]:
     """Return `argnums` as an integer or a tuple of integers.
+
+    Args:
+        argnums: What the user gave.
+        what: The transform that speaks.
+        hint: What else may be wrong.
 
     Raises:
         ArityError: it is neither an integer nor a sequence of integers.
@@ -23,7 +29,10 @@ def indices(argnums: int | Sequence[int], what: str) -> int | tuple[int, ...]:
     try:
         return tuple(operator.index(i) for i in argnums)  # type: ignore[union-attr]
     except TypeError:
-        raise ArityError(f"{what} got argnums={argnums!r}, expected an integer or a sequence of integers.") from None
+        entries = argnums if isinstance(argnums, tuple | list) else (argnums,)
+        plain = all(isinstance(x, str | int | float | None) for x in entries)
+        got = repr(argnums) if plain else describe(argnums)  # an array would be printed whole
+        raise ArityError(f"{what} got argnums={got}, expected an integer or a sequence of integers.{hint}") from None
 
 
 def positions(argnums: int | tuple[int, ...], n: int, what: str) -> list[int]:

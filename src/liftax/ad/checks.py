@@ -254,7 +254,12 @@ def tree_mismatch(expected: PyTree, got: PyTree, *, any_for_float0: bool = True,
     if children is None and got_children is None:
         return _leaf_mismatch(expected, got, any_for_float0, keystr(path))
     if children is None or got_children is None or type(expected) is not type(got):
-        return Mismatch(keystr(path), _plain(expected), describe(got))
+        dtype = None if any_for_float0 else _dtype(expected)
+        if dtype is None or jnp.issubdtype(dtype, jnp.inexact):
+            return Mismatch(keystr(path), _plain(expected), describe(got))
+        return Mismatch(
+            keystr(path), _typestr(jax.dtypes.float0, jnp.shape(expected)), describe(got), _float0(expected)
+        )
     for key in [k for k in children if k not in got_children]:
         return Mismatch(keystr((*path, *key)), _plain(children[key]), "nothing there")
     for key in [k for k in got_children if k not in children]:
@@ -284,11 +289,17 @@ def _leaf_mismatch(expected: Any, got: Any, any_for_float0: bool, path: str) -> 
     if same_shape and (got_dtype == ct_dtype or (not inexact and any_for_float0)):
         return None
     hint = ""
-    if isinstance(got, bool | int) and inexact and shape == ():
+    if not inexact and dtype is not None and not any_for_float0:
+        hint = _float0(expected)
+    elif isinstance(got, bool | int) and inexact and shape == ():
         hint = f" Write {float(got)} instead of {got}."
     elif inexact and same_shape:
         hint = f" Cast it with `.astype({dtype})`."
     return Mismatch(path, _typestr(ct_dtype, shape), describe(got), hint)
+
+
+def _float0(x: Any) -> str:
+    return f" An integer has no tangent but np.zeros({jnp.shape(x)}, jax.dtypes.float0)."
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

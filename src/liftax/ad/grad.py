@@ -108,7 +108,7 @@ def _value_and_grad(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
     """Return `(args, kwargs) -> (value, grads[, aux])`."""
     demand_callable(fun, what)
-    wanted = indices(argnums, what)
+    wanted = indices(argnums, what, f" lx.{what} returns a function of the arguments: lx.{what}(f)(x).")
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         where = positions(wanted, len(args), what)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from liftax import ad
+from liftax import ad, errors
 from liftax.ad.argnums import indices, positions
 from liftax.ad.checks import check_float_primals, check_scalar_output, demand_pair, explain_arity
 from liftax.core import filters
@@ -63,8 +63,8 @@ def value_and_grad(
     Raises:
         NonDifferentiableOutputError: The output is no real floating-point scalar.
         NonDifferentiablePrimalError: What varies is an integer, a Boolean, or no array.
-        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError, AuxError: see
-            `vjp`.
+        ArityError: `argnums` names no argument, or nothing varies; `fn` does not take `(mdl, *primals)`.
+        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, AuxError: see `vjp`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -147,6 +147,11 @@ def _value_and_grad(
     where = positions(asked, len(primals), what)
     layout = Layout(packed.view, not filters.is_empty(wrt), isinstance(asked, int))
     diff = tuple(primals[i] for i in where)
+    if not diff and not layout.with_variables:
+        raise errors.ArityError(
+            f"{what} has nothing to differentiate with respect to: no argument, and vjp_variables={vjp_variables!r}. "
+            "Name an argument, or a collection of variables: vjp_variables='params'."
+        )
     check_primals(primals, what)
     names = [f"argument {i}" for i in where]
     check_float_primals(diff, names, what, holomorphic=holomorphic, allow_int=allow_int)

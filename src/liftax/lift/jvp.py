@@ -2,7 +2,7 @@
 
     jvp : (Module -> a -> b) -> Module -> a -> T a -> T variables -> (b, T b)
 
-One call to `ad.jvp`. Collections that `variable_tangents` names are primals; whatever it leaves out (a collection, a
+One call to `jax.jvp`. Collections that `variable_tangents` names are primals; whatever it leaves out (a collection, a
 submodule, a variable) has a tangent of zero.
 
 Source: `jax.jvp`; `flax.linen.jvp` for the signature.
@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from liftax import ad, errors
-from liftax.ad.checks import demand_pair, describe, explain_arity
+from liftax import errors
+from liftax.ad.checks import demand_pair, describe, explain_arity, explain_tangents
 from liftax.core.pack import Packed, unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
 from liftax.lift.fill import Rule, complete, filled
@@ -93,10 +93,14 @@ def jvp(
 
     maybe_new = any(scope.store.is_mutable(col) for scope in packed.roots for col in named)
     wrt_t = _completed(packed, given, unknown_is_error=not maybe_new)
-    out, out_t, (aux, state) = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
+    try:
+        out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
+    except (TypeError, ValueError) as error:
+        explain_tangents(primals, tangents, error)
+        raise
     if packed.include(state, named):
         wrt_t = _completed(packed, given, unknown_is_error=True)
-        out, out_t, (aux, state) = ad.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
+        out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     elif maybe_new:
         _completed(packed, given, unknown_is_error=True)
     check_filters(packed, "jvp", state, variable_tangents=named, variables=variables)

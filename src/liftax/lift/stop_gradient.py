@@ -13,15 +13,16 @@ from typing import Any
 
 import jax
 
-from liftax.ad.checks import explain_arity
-from liftax.core.pack import unbind
+from liftax import errors
+from liftax.ad.checks import describe, explain_arity
+from liftax.core.pack import is_target, unbind
 from liftax.lift.checks import check_filters, check_streams
 from liftax.typing import Filter
 
 
 def stop_gradient(
     fn: Callable[..., Any],
-    mdl: Any,
+    mdl: Any = None,
     *args: Any,
     stopped: Filter = True,
     variables: Filter = True,
@@ -46,7 +47,8 @@ def stop_gradient(
         What `fn` returns.
 
     Raises:
-        TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
+        TransformTargetError: `mdl` is no usable target, or `fn` is a value or a module.
+        UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,6 +63,11 @@ def stop_gradient(
         >>> print(grads['scale'], grads['Dense_0']['bias'])
         3.0 [0.]
     """
+    if is_target(fn) or not callable(fn):
+        raise errors.TransformTargetError(
+            f"stop_gradient: got {describe(fn)} where a function of a module is expected: stop_gradient(fn, mdl, "
+            "*args). For a value use jax.lax.stop_gradient."
+        )
     packed = unbind(mdl, (stopped, variables), rngs, "stop_gradient")
     check_streams(packed, rngs, "stop_gradient")
     check_filters(packed, "stop_gradient", stopped=stopped, variables=variables)
