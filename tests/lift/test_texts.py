@@ -1,5 +1,7 @@
 """What error texts name: the class, the value, the branch and the line that are meant."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -51,6 +53,10 @@ BOUND_NORM = NORM.bind(NORM.init(KEY, X), mutable=["batch_stats"])
 def beside(transform):
     """Return a program in which `transform` has a target beside a norm that its function writes to."""
     return lambda: transform(lambda m, x: BOUND_NORM(m(x)), BOUND, X)
+
+
+def ruled(backward, **options):
+    return nn.custom_vjp(call, lambda m, x: nn.vjp(call, m, x), backward, **options)
 
 
 def vmapped(fn, *args, **options):
@@ -201,6 +207,41 @@ ERRORS = {
         r"stop_gradient: got float32\[3,2\] .*jax\.lax\.stop_gradient",
         lambda: nn.stop_gradient(X),
     ),
+    "a mode in a vjp": (
+        errors.NonDifferentiablePrimalError,
+        "vjp: argument 1 holds a str.*by a closure",
+        lambda: nn.vjp(lambda m, x, mode: m(x), BOUND, X, "train"),
+    ),
+    "a mode in a linearize": (
+        errors.NonDifferentiablePrimalError,
+        "linearize: argument 1 holds a str",
+        lambda: nn.linearize(lambda m, x, mode: m(x), BOUND, X, "train"),
+    ),
+    "a module from a vjp": (
+        errors.TransformedMethodReturnValueError,
+        "vjp at /: <lambda> returned a Dense, which ends",
+        lambda: nn.vjp(lambda m, x: m, BOUND, X),
+    ),
+    "a module from a rule": (
+        errors.TransformedMethodReturnValueError,
+        "custom_vjp at /: <lambda> returned a Dense, which ends",
+        lambda: nn.custom_vjp(lambda m, x: m, call, call)(BOUND, X),
+    ),
+    "a string from a jit": (
+        errors.TransformedMethodReturnValueError,
+        "jit at /: <lambda> returned a str, which JAX",
+        lambda: nn.jit(lambda m, x: "a")(BOUND, X),
+    ),
+    "parameters of backward_fn": (
+        errors.ArityError,
+        r"custom_vjp calls the lambda .*\(r, c\) with 3 .*called as backward_fn\(residuals, out_ct, state_ct\)",
+        lambda: jax.grad(lambda x: ruled(lambda r, c: r(c), state_cotangents=True)(BOUND, x).sum())(X),
+    ),
+    "parameters of jvp_fn": (
+        errors.ArityError,
+        r"\(m, p, t\) with 4 .*called as jvp_fn\(mdl, primals, tangents, variable_tangents\)",
+        lambda: jax.grad(lambda x: nn.custom_jvp(call, lambda m, p, t: p)(BOUND, x).sum())(X),
+    ),
     "property": (
         errors.DescriptorAttributeError,
         "An unbound Odd has no attribute 'missing'.*mend what",
@@ -214,3 +255,36 @@ def test_text(case):
     error, text, program = ERRORS[case]
     with pytest.raises(error, match=text):
         program()
+
+
+FORWARDS, BACKWARDS = "rule with nn.custom_jvp.*nn.vhp instead", "place of nn.while_loop use nn.scan"
+RULED = ruled(lambda r, c: r(c))
+TWICE = nn.custom_vjp(call, lambda m, x: (m(x), x), lambda x, c: (None, c * RULED(BOUND, x)), grad_vars=False)
+
+
+def doubled(mdl, x):
+    return nn.while_loop(lambda m, x: x.sum() < 3, lambda m, x: 2 * x, mdl, x).sum()
+
+
+NOTES = {
+    "jvp": (TypeError, FORWARDS, lambda: nn.jvp(RULED, BOUND, (X,), (X,), {})),
+    "jacfwd": (TypeError, FORWARDS, lambda: nn.jacfwd(RULED, BOUND, X)),
+    "root": (TypeError, FORWARDS, lambda: nn.root(RULED, BOUND, X)),
+    "hvp": (TypeError, FORWARDS, lambda: nn.hvp(lambda m, x: TWICE(m, x).sum(), BOUND, (X,), (X,))),
+    "grad": (ValueError, BACKWARDS, lambda: nn.grad(doubled, BOUND, X)),
+    "jacrev": (ValueError, BACKWARDS, lambda: nn.jacrev(doubled, BOUND, X)),
+    "linear_transpose": (
+        NotImplementedError,
+        "not linear in what varies",
+        lambda: nn.linear_transpose(lambda m, x: jnp.sin(m(x)), BOUND, X)(X),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_note(case):
+    """What JAX says of a mode of differentiation gets a note: what to use instead."""
+    error, note, program = NOTES[case]
+    with pytest.raises(error) as raised:
+        program()
+    assert [x for x in raised.value.__notes__ if re.search(note, x)]

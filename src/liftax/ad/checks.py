@@ -82,9 +82,23 @@ def demand_pair(
 
 
 def explain_arity(
-    fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], error: TypeError, what: str = "vjp"
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    error: TypeError,
+    what: str = "vjp",
+    wanted: str | None = None,
 ) -> None:
-    """Raise `ArityError` from `error` if `fun` can't be called with `args` and `kwargs` at all; else return."""
+    """Raise `ArityError` from `error` if `fun` can't be called with `args` and `kwargs` at all; else return.
+
+    Args:
+        fun: The function.
+        args: What it was called with.
+        kwargs: What it was called with.
+        error: What Python raised.
+        what: The transform that speaks.
+        wanted: For a function that is no function of primals: its signature.
+    """
     try:
         signature = inspect.signature(fun)
     except (TypeError, ValueError):  # not callable, or a builtin without a signature
@@ -98,9 +112,12 @@ def explain_arity(
         remedy = "bind everything else first (functools.partial or a lambda)."
         if args and hasattr(args[0], "scope"):  # a lifted transform hands the module over
             remedy = "let the module be its first parameter, fn(mdl, x)."
+        remedy = f"Give {what} one primal for each positional argument, and {remedy}"
+        if wanted is not None:
+            remedy = f"It is called as {wanted}."
         raise ArityError(
             f"{what} calls {_function(fun)}{signature} with {', '.join(given)}, which does not fit: {mismatch}. "
-            f"Give {what} one primal for each positional argument, and {remedy}"
+            f"{remedy}"
         ) from error
 
 
@@ -300,6 +317,41 @@ def _leaf_mismatch(expected: Any, got: Any, any_for_float0: bool, path: str) -> 
 
 def _float0(x: Any) -> str:
     return f" An integer has no tangent but np.zeros({jnp.shape(x)}, jax.dtypes.float0)."
+
+
+# --- errors of JAX ---------------------------------------------------------------------------------------------------
+
+
+class noted:
+    """Add to an error of JAX about a mode of differentiation what to use instead."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Add the note."""
+        if isinstance(error, TypeError | ValueError):
+            add_note(error)
+
+
+def add_note(error: TypeError | ValueError) -> None:
+    """Add to an error of JAX about a mode of differentiation what to use instead, and to any other error nothing."""
+    text = str(error)
+    if "forward-mode" in text and "custom_vjp" in text:
+        note = (
+            "liftax: nn.jvp, nn.linearize, nn.jacfwd, nn.hvp, nn.hessian, nn.laplacian, nn.fixed_point and nn.root "
+            "differentiate forwards, for which a rule of nn.custom_vjp says nothing. Give the function its rule with "
+            "nn.custom_jvp, which serves both modes; for a product with a Hessian use nn.vhp instead of nn.hvp."
+        )
+    elif "everse-mode" in text and "while_loop" in text:
+        note = (
+            "liftax: a loop whose number of steps is open can't be differentiated backwards. In the place of "
+            "nn.while_loop use nn.scan, with as many steps as it takes at most; or differentiate forwards (nn.jvp)."
+        )
+    else:
+        return
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 
 from liftax import _compat
-from liftax.ad.checks import demand_callable, demand_pair, describe, explain_arity, explain_cotangent
+from liftax.ad.checks import add_note, demand_callable, demand_pair, describe, explain_arity, explain_cotangent
 from liftax.ad.reduce import mark, resolve_axes
 from liftax.errors import CotangentError, LiftaxError
 from liftax.typing import AxisName, PyTree
@@ -82,6 +82,7 @@ class VjpFn:
             outputs = _compat.vjp_outputs(self.jax_vjp)
             if outputs is not None:
                 explain_cotangent(outputs[0], out_ct, error)
+            add_note(error)
             raise
         return cotangents if self.arrange is None else self.arrange(cotangents)
 

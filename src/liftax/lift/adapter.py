@@ -20,10 +20,12 @@ from liftax.core import filters
 from liftax.core.pack import Groups, State, is_target, unbind
 from liftax.core.scope import Scope
 from liftax.core.variable import Variable
+from liftax.lift.checks import check_output
 from liftax.typing import Filter, PRNGKey
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 Keys = Sequence[Mapping[str, PRNGKey]]
+_WITHOUT_JAX = ("map_variables", "fold_rngs")  # what may return anything
 
 
 class Call:
@@ -82,7 +84,7 @@ class Call:
             except TypeError as error:
                 explain_arity(fn, (target, *args), dict(kwargs), error, self.name)
                 raise
-            self._check_output(out)
+            check_output(out, self.name, self.packed, self.fn, values=self.name not in _WITHOUT_JAX)
             return out, inner.collect()
 
     def _put_back(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -95,15 +97,6 @@ class Call:
                 x = Variable(own, x.collection, x.name, x.unbox) if isinstance(x, Variable) else own
             leaves[i] = x
         return (mdl, *self._treedef.unflatten(leaves))
-
-    def _check_output(self, out: Any) -> None:
-        for leaf in jax.tree.leaves(out, is_leaf=is_target):
-            if is_target(leaf) or isinstance(leaf, Variable):
-                raise errors.TransformedMethodReturnValueError(
-                    f"{self.name} at {self.packed.roots[0].path_text}: "
-                    f"{getattr(self.fn, '__name__', 'the function')} returned a {type(leaf).__name__}, which ends with "
-                    "the transform. Return arrays; of a variable, its .value."
-                )
 
     def named(self, pure: Callable[..., Any]) -> Callable[..., Any]:
         """Give `pure` the name of the function, which JAX shows in jaxprs and profiles."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from liftax import errors
+from liftax.ad.checks import describe
 from liftax.core import filters
 from liftax.core.pack import Packed, State, is_target
 from liftax.core.variable import Variable
@@ -53,8 +54,14 @@ def check_streams(packed: Packed, rngs: Filter, what: str) -> None:
             )
 
 
-def check_primals(primals: Iterable[Any], what: str) -> None:
-    """Raise `NonDifferentiablePrimalError` for a module, scope or variable among the primals."""
+def check_primals(primals: Iterable[Any], what: str, *, values: bool = False) -> None:
+    """Raise `NonDifferentiablePrimalError` for a module, scope or variable among the primals.
+
+    Args:
+        primals: the arguments.
+        what: the transform that speaks.
+        values: raise for whatever else is no value to JAX, too.
+    """
     for i, primal in enumerate(primals):
         if isinstance(primal, jax.Array):
             continue
@@ -64,3 +71,38 @@ def check_primals(primals: Iterable[Any], what: str) -> None:
                     f"{what}: argument {i} holds a {type(leaf).__name__}, which is no value to differentiate at. Give "
                     f"modules as the target, {what}(fn, (mdl, other), …), and of a variable its .value."
                 )
+            if values and _no_value(leaf):
+                raise errors.NonDifferentiablePrimalError(
+                    f"{what}: argument {i} holds {describe(leaf)}, which is no value to differentiate at. Give what is "
+                    f"no array to the function by a closure: {what}(lambda mdl, x: fn(mdl, x, …), mdl, …)."
+                )
+
+
+def check_output(out: Any, what: str, packed: Packed, fn: Any, *, values: bool = True) -> None:
+    """Raise `TransformedMethodReturnValueError` for a module, scope or variable in what a function returned.
+
+    Args:
+        out: what it returned.
+        what: the transform that speaks.
+        packed: the target.
+        fn: the function.
+        values: raise for whatever else is no value to JAX, too.
+    """
+    for leaf in jax.tree.leaves(out, is_leaf=is_target):
+        bound = is_target(leaf) or isinstance(leaf, Variable)
+        if bound or (values and _no_value(leaf)):
+            why = "which ends with the transform" if bound else "which JAX can't give back"
+            raise errors.TransformedMethodReturnValueError(
+                f"{what} at {packed.roots[0].path_text}: {getattr(fn, '__name__', 'the function')} returned "
+                f"{describe(leaf)}, {why}. Return arrays; of a variable, its .value."
+            )
+
+
+def _no_value(x: Any) -> bool:
+    if isinstance(x, jax.Array) or hasattr(x, "__jax_array__"):
+        return False
+    try:
+        jax.typeof(x)
+    except TypeError:
+        return True
+    return False

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, tree_mismatch
+from liftax.ad.checks import demand_pair, explain_arity, tree_mismatch
 from liftax.lift.fill import Rule, complete, zero
 from liftax.lift.nested import get
 from liftax.lift.rule import RuleCall, nested, refuse_at_run, type_of
@@ -105,7 +105,13 @@ def custom_jvp(
 
             def with_tangents(mdl: Any, *args: Any, **kwargs: Any) -> Any:
                 nondiff = [args[i - 1] for i in call.fixed]
-                return jvp_fn(mdl, *nondiff, primals[3], diff_t, call.packed.view.assemble(wrt_t), **kwargs)
+                given = (mdl, *nondiff, primals[3], diff_t, call.packed.view.assemble(wrt_t))
+                try:
+                    return jvp_fn(*given, **kwargs)
+                except TypeError as error:
+                    wanted = f"jvp_fn(mdl, {'nondiff_arg, ' * len(nondiff)}primals, tangents, variable_tangents)"
+                    explain_arity(jvp_fn, given, kwargs, error, what, wanted)
+                    raise
 
             result, state = call.run(with_tangents, *primals)
             pair = "(output, (output_tangent, state_tangent))" if state_tangents else "(output, output_tangent)"

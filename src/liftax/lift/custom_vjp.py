@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, describe, tree_mismatch
+from liftax.ad.checks import demand_pair, describe, explain_arity, noted, tree_mismatch
 from liftax.core.pack import Packed
 from liftax.lift.fill import Rule, complete, zero
 from liftax.lift.rule import RuleCall, nested, refuse_at_run, split, type_of
@@ -141,6 +141,11 @@ def with_rule(
                     result = backward_fn(*given)
                 except jax.errors.UnexpectedTracerError as error:
                     raise call.closed_over() from error
+                except TypeError as error:
+                    more = ", state_ct" * state_cotangents
+                    wanted = f"backward_fn({'nondiff_arg, ' * len(nondiff)}residuals, out_ct{more})"
+                    explain_arity(backward_fn, given, {}, error, what, wanted)
+                    raise
                 return _checked(result, types, packed, what)
 
             dense = jax.tree.map(_dense, (out_ct, state_ct if state_cotangents else None), is_leaf=_is_zero)
@@ -155,7 +160,8 @@ def with_rule(
         rule = jax.custom_vjp(call.open())
         rule.defvjp(forward, backward, symbolic_zeros=True)
         try:
-            out, written = rule(*call.operands)
+            with noted():
+                out, written = rule(*call.operands)
         except jax.errors.UnexpectedTracerError as error:
             raise call.closed_over() from error
         call.commit(written)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from liftax import ad, errors
-from liftax.ad.checks import check_scalar_output, explain_tangents
+from liftax.ad.checks import add_note, check_scalar_output, explain_tangents
 from liftax.ad.hvp import check_pair_of_sequences
 from liftax.lift.fill import Rule, complete
 from liftax.lift.operands import Operands
@@ -159,6 +159,7 @@ def _product(
             products = vjp_fn(vector)
     except (TypeError, ValueError) as error:
         explain_tangents(primals, tangents, error, what)
+        add_note(error)
         raise
     operands.commit(state)
     result = layout(grads), layout(products)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from liftax import ad
+from liftax.ad.checks import noted
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
@@ -115,7 +116,8 @@ def _solved(
     def pure(x: Any) -> Any:
         return run(operands.packed.groups[0], x)[0]
 
-    x, info = solve(pure, primals[0], tolerance=tolerance, max_steps=max_steps)
+    with noted():
+        x, info = solve(pure, primals[0], tolerance=tolerance, max_steps=max_steps)
     _, (_, aux, state) = run(operands.packed.groups[0], x)
     operands.commit(state)
     return (x, info, aux) if has_aux else (x, info)

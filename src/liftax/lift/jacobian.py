@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from liftax.ad.checks import noted
 from liftax.lift.operands import Layout, Operands
 from liftax.typing import Filter
 
@@ -172,7 +173,8 @@ def _derivatives(
     pure = operands.pure(fn, has_aux)
     point = operands.create(pure)
     transformed = _IN_JAX[what](pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
-    found, (out, aux, state) = transformed(*point)
+    with noted():
+        found, (out, aux, state) = transformed(*point)
     operands.commit(state)
     varying = operands.entries([point[i] for i in operands.argnums])
     result = _arranged(found, out, varying if what == "hessian" else None, operands.layout)

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 
 from liftax import errors
-from liftax.ad.checks import demand_pair, describe, explain_arity, explain_tangents
+from liftax.ad.checks import add_note, demand_pair, describe, explain_arity, explain_tangents
 from liftax.core.pack import Packed, unbind
-from liftax.lift.checks import check_filters, check_primals, check_streams
+from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.fill import Rule, complete, filled
 from liftax.typing import Filter
 
@@ -74,7 +74,7 @@ def jvp(
             f"jvp: primals and tangents are tuples or lists with one entry for each argument of the function; got "
             f"{describe(primals)} and {describe(tangents)}. For one argument: jvp(fn, mdl, (x,), (x_t,), …)."
         )
-    check_primals(primals, "jvp")
+    check_primals(primals, "jvp", values=True)
     named = tuple({col for leaf in _mappings(variable_tangents) for col, tree in leaf.items() if filled(tree)})
     packed = unbind(mdl, (named, variables), rngs, "jvp")
     check_streams(packed, rngs, "jvp")
@@ -89,6 +89,7 @@ def jvp(
                 explain_arity(fn, (inner.target, *args), {}, error, "jvp")
                 raise
             out, aux = demand_pair(out, "jvp") if has_aux else (out, None)
+            check_output(out, "jvp", packed, fn)
             return out, (aux, inner.collect())
 
     maybe_new = any(scope.store.is_mutable(col) for scope in packed.roots for col in named)
@@ -97,6 +98,7 @@ def jvp(
         out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     except (TypeError, ValueError) as error:
         explain_tangents(primals, tangents, error)
+        add_note(error)
         raise
     if packed.include(state, named):
         wrt_t = _completed(packed, given, unknown_is_error=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import describe, explain_cotangent, explain_tangents
+from liftax.ad.checks import describe, explain_cotangent, explain_tangents, noted
 from liftax.core.pack import State
 from liftax.lift.fill import Rule, complete
 from liftax.lift.operands import Layout, Operands
@@ -124,7 +124,8 @@ def linearize(
     operands = Operands("linearize", mdl, primals, wrt, argnums, variables, rngs, any_dtype=True)
     pure = operands.pure(fn, has_aux)
     point = operands.create(pure)
-    out, jax_jvp, (_, aux, state) = jax.linearize(pure, *point, has_aux=True)
+    with noted():
+        out, jax_jvp, (_, aux, state) = jax.linearize(pure, *point, has_aux=True)
     operands.commit(state)
     leaves, treedef = jax.tree.flatten(point)
     jvp_fn = JvpFn(jax_jvp, operands.layout, (treedef, tuple(_type(x) for x in leaves)))
@@ -161,6 +162,7 @@ def linear_transpose(
     Raises:
         ModifyScopeVariableError: `fn` writes a variable.
         CotangentError: (from `transposed`) the cotangent does not fit the output.
+        NotImplementedError, AssertionError: (from `transposed`, by JAX, with a note) `fn` is not linear in what varies.
         ArityError: `argnums` names no argument, or nothing varies.
         NonDifferentiablePrimalError, TransformTargetError, UnboundModuleError, InvalidScopeError,
             UnknownCollectionError: see `vjp`.
@@ -213,6 +215,9 @@ def linear_transpose(
             entries = transpose(out_ct)
         except (TypeError, ValueError) as error:
             explain_cotangent(outputs[0], out_ct, error, what)
+            raise
+        except (NotImplementedError, AssertionError) as error:  # what JAX says of a step that is not linear
+            error.add_note("liftax: the function of nn.linear_transpose is not linear in what varies. Use nn.vjp.")
             raise
         return operands.layout(entries)
 

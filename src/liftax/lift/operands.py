@@ -15,7 +15,7 @@ from liftax.ad.argnums import indices, positions
 from liftax.ad.checks import check_float_primals, check_jacobian_types, demand_pair, explain_arity
 from liftax.core import filters
 from liftax.core.pack import Packed, State, View, unbind
-from liftax.lift.checks import check_filters, check_primals, check_streams
+from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.typing import Filter
 
 
@@ -85,6 +85,7 @@ class Operands:
                 "argument, or a collection of variables: wrt='params'."
             )
         check_primals(primals, what)
+        check_primals(self.diff, what, values=any_dtype)
         check_streams(self.packed, rngs, what)
         check_filters(self.packed, what, wrt=self.wrt, variables=variables)
         if not any_dtype:
@@ -107,6 +108,7 @@ class Operands:
                     explain_arity(fn, (inner.target, *args), {}, error, self.what)
                     raise
                 out, aux = demand_pair(out, self.what) if has_aux else (out, None)
+                check_output(out, self.what, packed, fn, values=self.what in ("linearize", "linear_transpose"))
                 if self.real:
                     check_jacobian_types(out, (wrt, diff) if self.layout.with_variables else diff, self.what)
                 return out, (out, aux, inner.collect())

@@ -19,7 +19,7 @@ from liftax.ad.checks import explain_arity, tree_mismatch
 from liftax.core import filters
 from liftax.core.pack import State, unbind
 from liftax.core.scope import Scope
-from liftax.lift.checks import check_filters, check_primals
+from liftax.lift.checks import check_filters, check_output, check_primals
 from liftax.typing import Filter, Path
 
 
@@ -86,6 +86,7 @@ class RuleCall:
     def primal(self, *operands: Any) -> Any:
         """Run the function itself on operands: `(output, written state)`."""
         out, state = self.run(self.fn, *operands)
+        check_output(out, self.what, self.packed, self.fn)
         self.seen = jax.tree.map(type_of, (out, state.written))
         self._after = self.packed.after
         return out, state.written

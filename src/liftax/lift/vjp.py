@@ -19,7 +19,7 @@ import jax
 from liftax import ad, errors
 from liftax.ad.checks import demand_pair, explain_arity
 from liftax.core.pack import View, unbind
-from liftax.lift.checks import check_filters, check_primals, check_streams
+from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.fill import Rule, complete
 from liftax.lift.nested import get
 from liftax.lift.rule import nested, type_of
@@ -97,7 +97,7 @@ def vjp(
         ({'params': {'scale': Array(7., dtype=float32, weak_type=True)}}, Array([2., 2.], dtype=float32))
     """
     packed = unbind(mdl, (vjp_variables, variables), rngs, "vjp")
-    check_primals(primals, "vjp")
+    check_primals(primals, "vjp", values=True)
     check_streams(packed, rngs, "vjp")
     check_filters(packed, "vjp", vjp_variables=vjp_variables, variables=variables)
 
@@ -109,6 +109,7 @@ def vjp(
                 explain_arity(fn, (inner.target, *args), {}, error, "vjp")
                 raise
             out, aux = demand_pair(out, "vjp") if has_aux else (out, None)
+            check_output(out, "vjp", packed, fn)
             state = inner.collect()
             return (out, state.written) if state_cotangents else out, (aux, state)
 
