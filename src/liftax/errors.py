@@ -103,7 +103,7 @@ class InvalidScopeError(LiftaxError, RuntimeError):
 
 
 class JaxTransformError(LiftaxError, RuntimeError):
-    """State of a module was written inside a raw JAX transform, where a tracer would leak out of it."""
+    """State was written inside a raw JAX transform, or beside the target of a lifted one: a tracer would leak out."""
 
 
 class ModifyScopeVariableError(LiftaxError, ValueError):

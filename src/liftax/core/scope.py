@@ -286,7 +286,8 @@ class Scope:
 
         Raises:
             ModifyScopeVariableError: its collection is immutable.
-            JaxTransformError: this is the inside of a raw JAX transform, the variable lives outside of it.
+            JaxTransformError: this is the inside of a transform, and the variable lives outside: of a raw JAX
+                transform, or beside the target of a lifted one.
             InvalidScopeError: the call or transform that owns the variable has ended.
         """
         store = self.store
