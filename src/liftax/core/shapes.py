@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 _Static = (int, float, complex, bool, str, bytes, type(None), np.dtype)
-_CONSTANT = frozenset({"jax", "jaxlib", "numpy", "ml_dtypes", "liftax", "math", "functools", "operator", "builtins"})
+_CONSTANT = frozenset({"jax", "numpy", "ml_dtypes", "liftax", "math", "functools", "operator", "builtins"})
 """Packages whose functions, classes and modules do not change."""
 
 
