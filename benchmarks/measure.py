@@ -159,7 +159,11 @@ def compiling(lowered: Any) -> float:
 
 
 def fresh_interpreter(*arguments: str) -> list[float]:
-    """Run Python on `arguments` with this process's search path, and return the numbers that it prints."""
+    """Run Python on `arguments` with this process's search path, and return the numbers that it prints.
+
+    Byte code is written, whatever this process does: an installed library has it, one in a checkout may not.
+    """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, env=env)
     return [float(word) for word in done.stdout.split()]
