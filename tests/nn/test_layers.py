@@ -352,3 +352,25 @@ def test_explicit_sharding_is_kept(layer: nn.Module) -> None:
         out, grad = jax.jit(f)(x), jax.jit(jax.grad(lambda x: jnp.sin(f(x)).sum()))(x)
         assert jax.typeof(out).sharding.spec == jax.typeof(grad).sharding.spec == spec
     np.testing.assert_allclose(out, f(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Conv(2, (9,), padding="VALID"), r"/ \(Conv\) got an input of shape \(2, 4, 3\).*no place for it"),
+        (nn.Sequential([lambda x: nn.max_pool(x, (5,))]), r"pool got an input of shape \(2, 4, 3\).*no place for it"),
+    ],
+)
+def test_windows_that_do_not_fit(layer, words):
+    with pytest.raises(ValueError, match=words):
+        layer.init(jax.random.key(0), jnp.ones((2, 4, 3)))
+
+
+def test_cells_and_layers_are_not_taken_for_one_another():
+    x, cell, cls = jnp.ones((2, 4, 3)), nn.LSTMCell(3), cast(Any, nn.LSTMCell)
+    for layer, words in (
+        (nn.RNN(cls), r"/ \(RNN\) got the class LSTMCell as cell.*an instance"),
+        (nn.Bidirectional(cell, cell), r"/ \(Bidirectional\) got an instance of LSTMCell.*nn\.RNN"),
+    ):
+        with pytest.raises(errors.TransformTargetError, match=words):
+            layer.init(jax.random.key(0), x)

@@ -133,6 +133,31 @@ def memory_and_state(cell: Any, carry: Any, inputs: ArrayLike) -> tuple[Array, A
     return c, h, x
 
 
+def demand_cell(rnn: Any) -> Any:
+    """Return the cell of an `RNN`."""
+    if isinstance(rnn.cell, type) or not hasattr(rnn.cell, "initialize_carry"):
+        raise errors.TransformTargetError(
+            f"{place(rnn)} got {_kind(rnn.cell)} as cell, expected a cell, such as nn.LSTMCell(4): an instance."
+        )
+    return rnn.cell
+
+
+def demand_layers(module: Any) -> tuple[Any, Any]:
+    """Return the layers of a `Bidirectional`."""
+    layers = module.forward_rnn, module.backward_rnn
+    for layer in layers:
+        if isinstance(layer, type | RNNCellBase):
+            raise errors.TransformTargetError(
+                f"{place(module)} got {_kind(layer)}, expected a layer that runs along a sequence, such as "
+                "nn.RNN(nn.LSTMCell(4))."
+            )
+    return layers
+
+
+def _kind(x: Any) -> str:
+    return f"the class {x.__name__}" if isinstance(x, type) else f"an instance of {type(x).__name__}"
+
+
 def check_carry(rnn: Any, old: Any, new: Any) -> None:
     """Check that a step returns a carry of the type that it gets."""
     same = jax.tree.structure(old) == jax.tree.structure(new)

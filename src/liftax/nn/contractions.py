@@ -201,10 +201,17 @@ class Einsum(Module):
                     f"{place(self)} got einsum_str={given!r} and an {name} of {ndim} axes, where the equation has "
                     f"{letters} letters for it: input {x.shape}, kernel {shape}."
                 )
+        named = _named(terms[1], len(shape))
+        for letter, size in zip(_named(terms[0], x.ndim), x.shape, strict=True):
+            other = shape[named.index(letter)] if letter in named else size
+            if size != other and 1 not in (size, other):
+                raise ValueError(
+                    f"{place(self)} got einsum_str={given!r} and an input of shape {x.shape}, whose axis {letter!r} "
+                    f"has size {size}, where that of the kernel, of shape {shape}, has size {other}."
+                )
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias, axes = None, ()
         if self.use_bias:
-            named = _named(terms[1], len(shape))
             ndim = max(x.ndim - len(terms[0].replace("...", "")), len(shape) - len(terms[1].replace("...", "")))
             out = _named(result, ndim + len(result.replace("...", "")))
             axes = tuple(i for i, name in enumerate(out) if name in named)

@@ -83,7 +83,7 @@ class _Conv(Module):
             "rhs_dilation": dilation,
             "dimension_numbers": dimension_numbers(n),
         }
-        return unbatched(self._convolve(where, x, size, geometry), batch)
+        return unbatched(where, self._convolve(where, x, size, geometry), x, batch)
 
     def _convolve(self, where: str, x: Array, size: tuple[int, ...], geometry: dict[str, Any]) -> Array:
         raise NotImplementedError

@@ -128,7 +128,7 @@ class ConvTranspose(Module):
             precision=self.precision,
             preferred=self.preferred_element_type,
         )
-        return unbatched(y, batch)
+        return unbatched(where, y, x, batch)
 
 
 @traced_once

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from liftax.nn.windows import padding_of, per_axis
+from liftax.nn.windows import check_fits, padding_of, per_axis
 from liftax.typing import Array
 
 __all__ = ["avg_pool", "max_pool", "min_pool", "pool"]
@@ -71,7 +71,9 @@ def pool(
     batch = (1,) * (x.ndim - n - 1)
     if not isinstance(pads, str):
         pads = (*((0, 0) for _ in batch), *pads, (0, 0))
-    return lax.reduce_window(x, init, reduce_fn, (*batch, *window, 1), (*batch, *steps, 1), pads)
+    y = lax.reduce_window(x, init, reduce_fn, (*batch, *window, 1), (*batch, *steps, 1), pads)
+    check_fits("pool", y, x)
+    return y
 
 
 def avg_pool(

@@ -18,7 +18,7 @@ from liftax.ad.checks import demand_pair
 from liftax.core.frozen import FrozenDict
 from liftax.lift import scan
 from liftax.module import Module
-from liftax.nn.cells import RNNCellBase, check_carry
+from liftax.nn.cells import RNNCellBase, check_carry, demand_cell, demand_layers
 from liftax.nn.gru import GRUCell, MGUCell, SimpleCell
 from liftax.nn.location import place
 from liftax.nn.lstm import LSTMCell, OptimizedLSTMCell
@@ -118,6 +118,7 @@ class RNN(Module):
             CarryError: the cell can't work with `initial_carry`, or returns a carry of another structure, shape or
                 dtype than it gets.
             AuxError: the cell returns no pair.
+            TransformTargetError: `cell` is no cell.
             MappedAxisError, ControlFlowError: as for `nn.scan`.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
@@ -251,6 +252,7 @@ class Bidirectional(Module):
 
         Raises:
             CarryError: `initial_carry` is no pair.
+            TransformTargetError: a layer is a cell.
             ValueError, AuxError, MappedAxisError, ControlFlowError: as for `RNN`.
         """
         time_major = self.time_major if time_major is None else time_major
@@ -270,7 +272,7 @@ class Bidirectional(Module):
                 time_major=time_major, **order,
             )
             for layer, carry, key, order in zip(
-                (self.forward_rnn, self.backward_rnn), initial_carry, keys,
+                demand_layers(self), initial_carry, keys,
                 ({"reverse": False}, {"reverse": True, "keep_order": True}), strict=True,
             )
         )  # fmt: skip
@@ -280,7 +282,7 @@ class Bidirectional(Module):
 
 def _time_axis(rnn: RNN, shape: tuple[int, ...], time_major: bool) -> int:
     """Return which axis of an input of `shape` is that of time."""
-    axes = rnn.cell.num_feature_axes
+    axes = demand_cell(rnn).num_feature_axes
     if len(shape) <= axes:
         expected = "(time, *batch, *features)" if time_major else "(*batch, time, *features)"
         raise ValueError(

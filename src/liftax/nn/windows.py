@@ -55,9 +55,19 @@ def batched(where: str, x: Array, n: int) -> tuple[Array, tuple[int, ...]]:
     return (x if len(batch) == 1 else jnp.reshape(x, (-1, *x.shape[len(batch) :]))), batch
 
 
-def unbatched(y: Array, batch: tuple[int, ...]) -> Array:
-    """Return `y` with its first axis split into those of sizes `batch`."""
+def unbatched(where: str, y: Array, x: Array, batch: tuple[int, ...]) -> Array:
+    """Return `y`, which windows over `x` gave, with its first axis split into those of sizes `batch`."""
+    check_fits(where, y, x)
     return y if len(batch) == 1 else jnp.reshape(y, (*batch, *y.shape[1:]))
+
+
+def check_fits(where: str, y: Array, x: Array) -> None:
+    """Check that windows over `x` gave anything."""
+    if 0 in y.shape and 0 not in x.shape:
+        raise ValueError(
+            f"{where} got an input of shape {x.shape}, padding included where it pads by itself, and a window that is "
+            "larger than that: there is no place for it. Use more padding, or a smaller window or dilation."
+        )
 
 
 def _is_int(x: Any) -> bool:

@@ -91,6 +91,9 @@ ROWS = [
             Mistake("form", ValueError, "the form 'x,kernel->y'", make=lambda lib, _: lib.Einsum((3, 5), "ab,bc")),
             Mistake("rank", ValueError, "input of 2 axes", make=lambda lib, _: lib.Einsum((3, 5), "abc,cd->abd")),
             Mistake("none", ValueError, "einsum_str", make=lambda lib, _: lib.Einsum((3, 5))),
+            Mistake(
+                "size", ValueError, r"axis 'b' has size 3.*size 4", make=lambda lib, _: lib.Einsum((4, 5), "ab,bc->ac")
+            ),
         ),
         any_width="the shape of the kernel is given, not taken from the input",
     ),
