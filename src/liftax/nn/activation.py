@@ -37,6 +37,7 @@ from jax.numpy import tanh
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
+from liftax.nn.location import place
 from liftax.typing import Array
 
 normalize = standardize
@@ -101,11 +102,19 @@ class PReLU(Module):
         """Apply the layer.
 
         Args:
-            inputs: any shape and real dtype.
+            inputs: any shape and floating-point dtype.
 
         Returns:
             An array of the shape and dtype of `inputs`.
+
+        Raises:
+            TypeError: `inputs` are integers or Booleans.
         """
         x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(
+                f"{place(self)} got inputs of dtype {x.dtype.name}, expected a floating-point dtype: the slope is cast "
+                "to it. Cast the inputs."
+            )
         slope = self.param("negative_slope", lambda _: jnp.asarray(self.negative_slope_init, self.param_dtype))
         return jnp.where(x >= 0, x, jnp.asarray(slope, x.dtype) * x)

@@ -7,7 +7,7 @@ import flax.linen.pooling
 import jax
 import jax.numpy as jnp
 
-from ..table import Mistake, Row, numbers
+from ..table import Mistake, Row, integers, numbers
 
 IMAGE = (numbers(2, 5, 4, 3),)
 ANY = "a pool has no parameters, and takes any number of features"
@@ -77,5 +77,12 @@ ROWS = [
     Row(
         "PReLU", "default", lambda lib, dtype: lib.PReLU(), by_hand=prelu_by_hand, any_width="the parameter is a scalar"
     ),
-    Row("PReLU", "param-dtype", lambda lib, dtype: lib.PReLU(dtype, 0.25)),
+    Row(
+        "PReLU",
+        "param-dtype",
+        lambda lib, dtype: lib.PReLU(dtype, 0.25),
+        mistakes=(
+            Mistake("integers", TypeError, r"/inner \(PReLU\) got inputs of dtype int32", inputs=(integers(3),)),
+        ),
+    ),
 ]
