@@ -66,8 +66,13 @@ def attention(p: Parameters, x: jax.Array) -> jax.Array:
 
 def dropout(key: jax.Array, path: Sequence[str], x: jax.Array) -> jax.Array:
     """Drop elements with the first key that the module at `path` draws."""
-    mask = jax.random.bernoulli(jax.random.fold_in(key, digest(path)), 1 - RATE, x.shape)
+    mask = jax.random.bernoulli(dropout_key(key, path), 1 - RATE, x.shape)
     return jnp.where(mask, x / (1 - RATE), 0)
+
+
+def dropout_key(key: jax.Array, path: Sequence[str]) -> jax.Array:
+    """The first key that the module at `path` draws."""
+    return jax.random.fold_in(key, digest(path))
 
 
 def digest(path: Sequence[str]) -> np.uint32:
@@ -216,7 +221,11 @@ def program(kind: str) -> Callable[..., Any]:
 
 
 def implementation(name: str, program: Callable[[str], Callable[..., Any]]) -> SimpleNamespace:
-    """The networks as an implementation: `models_hand` says what one must have. All have one tree of variables."""
+    """The networks as an implementation, of a library that has this tree of variables; `models_hand` says what it has.
+
+    For other libraries, a module is one. It has `exported(kind, variables)`, leaves that compare with those here, if
+    more than shapes and names differ, and `output(kind, y)`, if an output is laid out otherwise.
+    """
 
     def arguments(kind: str) -> tuple[Any, Any]:
         base = kind.removeprefix("init_")
@@ -228,12 +237,15 @@ def implementation(name: str, program: Callable[[str], Callable[..., Any]]) -> S
 
 
 def training_step(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `(variables, x) -> variables` after one step of gradient descent on the mean square of the output."""
+    """Return `(variables, x) -> variables` after one step of gradient descent on the mean size of the output.
+
+    Not on its mean square, which a LayerNorm at the end makes a constant.
+    """
 
     def step(variables: Variables, x: Any) -> Variables:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             y, state = apply({**variables, "params": params}, x)
-            return jnp.square(y).mean(), state
+            return jnp.abs(y).mean(), state
 
         slope, state = jax.grad(loss, has_aux=True)(variables["params"])
         return {**state, "params": jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], slope)}
