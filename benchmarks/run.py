@@ -44,12 +44,12 @@ def implementations() -> tuple[dict[str, Any], list[str]]:
 
 
 def networks(found: list[str]) -> dict[str, Any]:
-    """The networks of the libraries that were found and share one tree of variables, those by hand first."""
+    """The networks of the libraries that were found, those by hand first."""
     made = {hand.NAME: networks_hand.implementation(hand.NAME, networks_hand.program)}
     for name in (name for name in NAMESPACES if name in found):
         program = networks_linen.networks(importlib.import_module(NAMESPACES[name]))
         made[name] = networks_hand.implementation(name, program)
-    return made
+    return made | {name: importlib.import_module(f"networks_{name}") for name in PEERS if name in found}
 
 
 def versions(names: list[str]) -> str:
