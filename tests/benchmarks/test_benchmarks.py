@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import json
 import sys
 import types
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 PUBLISHED = FOLDER.parent / "docs" / "_static"
 MODULES = ("measure", "bench", "cases", "report", "run", "models_hand", "models_tuned", "models_linen")
 MODULES += ("networks_hand", "networks_linen")
+PEERS = {"nnx": "flax", "equinox": "equinox", "haiku": "haiku"}
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
 DERIVED += [("mlp", True), ("custom_vjp", True), ("remat", True), ("scan_remat_vjp", True)]
 DERIVED += [(kind, False) for kind in ("jit", "vmap", "scan", "vmap_jit_grad")]
@@ -30,8 +32,8 @@ def benchmarks():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in MODULES:
-        del sys.modules[name]
+    for name in (*MODULES, *(f"networks_{peer}" for peer in PEERS)):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,13 @@ def bench(benchmarks):
     }
     networks = benchmarks.run.networks(["liftax"])
     return benchmarks.bench.Bench(found, networks, 2, (1, 2), rounds=1, budget=0.0)
+
+
+@pytest.fixture(scope="module")
+def peers(benchmarks):
+    """A bench of the networks by hand and of the peers that are installed, flax among them."""
+    installed = [name for name, library in PEERS.items() if importlib.util.find_spec(library)]
+    return benchmarks.bench.Bench({}, benchmarks.run.networks(installed), 2, (1, 2), rounds=1, budget=0.0)
 
 
 @pytest.mark.parametrize(("kind", "derive"), DERIVED)
@@ -90,6 +99,30 @@ def test_networks_are_those_by_hand_and_no_more(benchmarks, bench, kind, derive)
 @pytest.mark.parametrize("kind", ["init_transformer", "init_resnet", "init_lstm"])
 def test_networks_have_the_variables_of_those_by_hand(bench, kind):
     assert set(bench.comparable(kind)) == {"by hand", "liftax"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "derive"), [pytest.param(*each, marks=[pytest.mark.long] if each[1] else []) for each in NETWORKS]
+)
+def test_networks_of_peers_compute_those_by_hand(peers, kind, derive):
+    """Of every peer that is installed: its output and state, or what a step of training changes, are those by hand."""
+    assert set(peers.comparable(kind, derive)) == set(peers.networks)
+    assert not peers.failed
+
+
+@pytest.mark.parametrize("kind", ["init_transformer", "init_resnet", "init_lstm"])
+def test_networks_of_peers_have_the_variables_of_those_by_hand(peers, kind):
+    assert set(peers.comparable(kind)) == {name for name, made in peers.networks.items() if kind in made.KINDS}
+    assert not peers.failed
+
+
+def test_refuses_to_time_a_step_that_changes_other_values(benchmarks):
+    hand = benchmarks.networks_hand
+    honest, liar = (hand.implementation(name, hand.program) for name in ("by hand", "liar"))
+    liar.derived = lambda apply: lambda variables, x: variables
+    bench = benchmarks.bench.Bench({}, {"by hand": honest, "liar": liar}, 2, (1, 2), rounds=1, budget=0.0)
+    assert set(bench.comparable("lstm", derive=True)) == {"by hand"}
+    assert bench.failed
 
 
 def test_refuses_to_time_other_values(benchmarks):
