@@ -1,6 +1,6 @@
 """The networks of `networks_hand` in Flax NNX, split into graph definition and states so that they are functions.
 
-Layers of dropout are called with the keys of the version by hand. The cell of the LSTM has the kernels of the four gates
+Layers of dropout are called with the keys of the version by hand. The cell of the LSTM has the kernels of all gates
 joined.
 """
 
