@@ -88,7 +88,9 @@ def check_output(out: Any, what: str, packed: Packed, fn: Any, *, values: bool =
         fn: the function.
         values: raise for whatever else is no value to JAX, too.
     """
-    for leaf in jax.tree.leaves(out, is_leaf=is_target):
+    for leaf in (out,) if isinstance(out, jax.Array) else jax.tree.leaves(out):
+        if isinstance(leaf, jax.Array):  # by far the most frequent case, and no call
+            continue
         bound = is_target(leaf) or isinstance(leaf, Variable)
         if bound or (values and _no_value(leaf)):
             why = "which ends with the transform" if bound else "which JAX can't give back"

@@ -38,8 +38,10 @@ def found_again(jaxpr: Any, name: str) -> Callable[..., Any]:
     with _lock:
         known = _found.setdefault(key, [])
         _found.move_to_end(key)
-        for other, run in known:
+        for i, (other, run) in enumerate(known):
             if _same(jaxpr, other):
+                del known[i]
+                known.insert(0, (jaxpr, run))  # the next block is most often like this one, in its parts the very same
                 return run
 
         def run(consts: Any, *args: Any) -> Any:
@@ -47,7 +49,7 @@ def found_again(jaxpr: Any, name: str) -> Callable[..., Any]:
 
         run.__name__ = name
         if not jaxpr.effects and not _holds_arrays(jaxpr):
-            known.append((jaxpr, run))
+            known.insert(0, (jaxpr, run))
         while sum(map(len, _found.values())) > KEPT:
             _found.popitem(last=False)
         return run
