@@ -369,5 +369,5 @@ def test_errors():
     failing("there is no mesh to run over", mesh=None)
     with pytest.raises(errors.ShardingError, match="is no mapping from collections"):
         over_data(Local, variable_specs=P("data"))
-    with pytest.raises(errors.ModifyScopeVariableError, match="immutable in this shard_map"):
+    with pytest.raises(errors.ModifyScopeVariableError, match=r"immutable in this apply\. Pass mutable"):
         jax.eval_shape(over_data(Block)("data").apply, Block().init(KEYS, X), X)
