@@ -137,20 +137,30 @@ AROUND = {
 }
 
 
+def noisy_loss(f, name):
+    """Return a scalar function of variables and `x`, with `f` inside the transform called `name`, and that `x`."""
+    wrap, x, key = AROUND[name]
+    g = wrap(f)
+
+    def loss(variables, x):
+        y, mean = g(variables, x, key)
+        return jnp.sum(y**3), (y, mean)
+
+    return loss, x
+
+
+def noisy_gradient(f, name, jit):
+    """Return value, output, new state, and gradients to variables and `x`, of `noisy_loss(f, name)`."""
+    loss, x = noisy_loss(f, name)
+    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    return (jax.jit(grad) if jit else grad)(NOISY, x)
+
+
 @pytest.mark.parametrize("name", AROUND)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager grad", "jit of grad"])
 def test_state_and_rngs_under_raw_transforms(name, jit):
     """Outputs, new state, dropout mask and the rule's own gradient; the caller differentiates all variables."""
-    wrap, x, key = AROUND[name]
-    results = []
-    for f in (noisy, noisy_reference):
-
-        def loss(variables, x, g=wrap(f)):
-            y, mean = g(variables, x, key)
-            return jnp.sum(y**3), (y, mean)
-
-        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        results.append((jax.jit(grad) if jit else grad)(NOISY, x))
+    results = [noisy_gradient(f, name, jit) for f in (noisy, noisy_reference)]
     assert_trees_close(*results, 5 * CLOSE)
     (_, (y, _)), (grads, x_grad) = results[0]
     assert jnp.any(y == 0) and jnp.any(x_grad != 0)

@@ -97,9 +97,8 @@ class VjpFn:
 
     def __getattr__(self, name: str) -> Any:
         """Return what JAX's object calls `name`."""
-        if name in ("jax_vjp", "arrange", "prepare") or name.startswith(
-            "__"
-        ):  # while copied, a field may not be set yet
+        # While the map is copied, a field may not be set yet.
+        if name in ("jax_vjp", "arrange", "prepare") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.jax_vjp, name)
 

@@ -7,7 +7,7 @@ import pytest
 from liftax import errors, nn
 
 from ..cells import assert_trees_close, scaled
-from ..test_custom_vjp import AROUND, KEY, NOISY, Noisy, Normed, Through, X, noisy_reference, out
+from ..test_custom_vjp import AROUND, KEY, Noisy, Normed, Through, X, noisy_gradient, noisy_reference, out
 
 CLOSE = 1e-5
 
@@ -42,16 +42,7 @@ SHORT = {("eager", False), ("jit", False), ("scan", True), ("checkpoint", True)}
     [pytest.param(n, j, marks=[] if (n, j) in SHORT else [pytest.mark.long]) for n in AROUND for j in (False, True)],
 )
 def test_state_and_rngs_under_raw_transforms(name, jit):
-    wrap, x, key = AROUND[name]
-    results = []
-    for f in (noisy, noisy_reference):
-
-        def loss(variables, x, g=wrap(f)):
-            y, mean = g(variables, x, key)
-            return jnp.sum(y**3), (y, mean)
-
-        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        results.append((jax.jit(grad) if jit else grad)(NOISY, x))
+    results = [noisy_gradient(f, name, jit) for f in (noisy, noisy_reference)]
     assert_trees_close(*results, 5 * CLOSE)
 
 

@@ -8,7 +8,20 @@ import pytest
 from liftax import core, errors, lift, nn
 
 from ..cells import assert_trees_close, scaled
-from ..test_custom_vjp import AROUND, KEY, NOISY, Mixed, Noisy, Normed, Through, X, noisy_by_hand, out
+from ..test_custom_vjp import (
+    AROUND,
+    KEY,
+    NOISY,
+    Mixed,
+    Noisy,
+    Normed,
+    Through,
+    X,
+    noisy_by_hand,
+    noisy_gradient,
+    noisy_loss,
+    out,
+)
 
 CLOSE = 1e-5
 
@@ -53,17 +66,11 @@ SHORT = {("eager", False), ("jit", False), ("scan of checkpoint", True), ("vmap"
 )
 def test_state_and_rngs_under_raw_transforms(name, jit):
     """Outputs, new state, dropout mask and derivatives in both modes; the caller differentiates all variables."""
-    wrap, x, key = AROUND[name]
     results = []
     for f in (noisy, reference):
-
-        def loss(variables, x, g=wrap(f)):
-            y, mean = g(variables, x, key)
-            return jnp.sum(y**3), (y, mean)
-
-        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        loss, x = noisy_loss(f, name)
         push = lambda v, x, f=loss: jax.jvp(lambda v, x: f(v, x)[0], (v, x), (scaled(0.5, v), jnp.cos(x)))
-        results.append([(jax.jit(g) if jit else g)(NOISY, x) for g in (grad, push)])
+        results.append([noisy_gradient(f, name, jit), (jax.jit(push) if jit else push)(NOISY, x)])
     assert_trees_close(*results, CLOSE)
     (_, (y, _)), (_, x_grad) = results[0][0]
     assert jnp.any(y == 0) and jnp.any(x_grad != 0)
