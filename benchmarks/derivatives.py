@@ -1,7 +1,10 @@
 """Print what the Laplacian costs beside the trace of a Hessian, and what a fixed point keeps beside its unrolled loop.
 
-`derivatives.py [--batch 1 32 128]`. Ratios of times are medians over interleaved rounds with quartiles; FLOPs and
-bytes are XLA's. A network of this size runs for some microseconds at batch 1, most of which is the call itself.
+`derivatives.py [--together 32 128 512] [--turns 256] [--async]`. Ratios of times are medians over interleaved rounds
+with quartiles; FLOPs and bytes are XLA's. The Laplacian is taken of points in turn, by one program that evaluates one
+after another, and of points together, under `vmap`. A program of some microseconds, as that of a single point is, takes
+longer to be called than to run: JAX hands it to another thread and waits. So the handing over is turned off, unless
+`--async` asks for it.
 """
 
 import argparse
@@ -28,12 +31,13 @@ def network(act, sizes=(32, 64, 64, 1)):
     return f
 
 
-def laplacian(name: str, batch: int, rounds: int) -> tuple[measure.Spread, float, float]:
+def laplacian(name: str, points: int, in_turn: bool, rounds: int) -> tuple[measure.Spread, float, float]:
     """Ratios of time and FLOPs to the trace of the Hessian, and the largest relative difference."""
     f = network(getattr(jax.nn, name))
-    xs = jax.random.normal(jax.random.key(1), (batch, 32))
-    ours = jax.vmap(lambda x: lx.laplacian(f, x)[1])
-    whole = jax.vmap(lambda x: jnp.trace(jax.hessian(f)(x)))
+    xs = jax.random.normal(jax.random.key(1), (points, 32))
+    each = (lambda g: lambda xs: jax.lax.map(g, xs)) if in_turn else jax.vmap
+    ours = each(lambda x: lx.laplacian(f, x)[1])
+    whole = each(lambda x: jnp.trace(jax.hessian(f)(x)))
     programs = {n: jax.jit(g).lower(xs).compile() for n, g in (("ours", ours), ("whole", whole))}
     samplers = {n: lambda p=p: measure.clock(lambda: p(xs), 20) for n, p in programs.items()}
     times = measure.interleaved(samplers, rounds, 20)
@@ -64,15 +68,19 @@ def fixed_point(steps: int) -> tuple[float, int, int]:
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 128], help="points at a time")
+    parser.add_argument("--turns", type=int, nargs="*", default=[256], help="points one after another")
+    parser.add_argument("--together", type=int, nargs="*", default=[32, 128, 512], help="points under vmap")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--async", action="store_true", dest="hand_over", help="let JAX hand programs to its thread")
     options = parser.parse_args()
-    print("laplacian / trace of jax.hessian   batch   time                FLOPs  difference")
+    jax.config.update("jax_cpu_enable_async_dispatch", options.hand_over)
+    print("laplacian / trace of jax.hessian      points   time                FLOPs  difference")
     for name in ACTIVATIONS:
-        for batch in options.batch:
-            time, flops, error = laplacian(name, batch, options.rounds)
+        for in_turn, points in [(True, n) for n in options.turns] + [(False, n) for n in options.together]:
+            time, flops, error = laplacian(name, points, in_turn, options.rounds)
             spread = f"{time.median:.2f} ({time.low:.2f} to {time.high:.2f})"
-            print(f"{name:33}  {batch:5}   {spread:20}{flops:.2f}   {error:.0e}", flush=True)
+            how = "in turn" if in_turn else "together"
+            print(f"{name:27}{points:7} {how:9}   {spread:20}{flops:.2f}   {error:.0e}", flush=True)
     print("\nfixed_point, steps at most   difference of gradient   bytes   bytes unrolled")
     for steps in (50, 100, 200, 400):
         error, ours, unrolled = fixed_point(steps)
