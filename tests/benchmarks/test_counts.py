@@ -19,7 +19,7 @@ import liftax
 from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("measure", "models_hand", "models_linen")
+MODULES = ("measure", "models_hand", "models_linen", "networks_hand", "networks_linen")
 SOURCE = str(Path(liftax.__file__).parent)
 
 TINY = 22
@@ -136,3 +136,61 @@ def test_compiled_program_is_no_larger_than_by_hand(benchmarks, what):
     assert own.operations <= by_hand.operations
     assert own.flops <= by_hand.flops
     assert own.bytes <= by_hand.bytes
+
+
+@pytest.fixture(scope="module")
+def lstm(benchmarks):
+    """The LSTM of the networks, by liftax and by hand: `(kind, derive) -> function and arguments` of each."""
+    hand = benchmarks.networks_hand
+    found = (
+        hand.implementation("liftax", benchmarks.networks_linen.networks(nn)),
+        hand.implementation("by hand", hand.program),
+    )
+
+    def both(kind, derive=False):
+        programs = [(i.program(kind, 0), i) for i in found]
+        return [(i.derived(run) if derive else run, i.arguments(kind)) for run, i in programs]
+
+    return both
+
+
+@pytest.mark.parametrize("derive", [False, True], ids=["pass", "step"])
+def test_compiled_lstm_is_no_larger_than_by_hand(benchmarks, lstm, derive):
+    traced = [jax.jit(run).trace(*arguments) for run, arguments in lstm("lstm", derive)]
+    own, by_hand = (len(benchmarks.measure.operations(trace.jaxpr)) for trace in traced)
+    assert own <= by_hand
+    own, by_hand = (benchmarks.measure.program(trace.lower().compile()) for trace in traced)
+    assert own.operations <= by_hand.operations
+    assert own.flops <= by_hand.flops
+    assert own.bytes <= by_hand.bytes
+    assert own.memory <= by_hand.memory
+
+
+LSTM = {("lstm", False): (960, 0.7), ("lstm", True): (960, 0.35), ("init_lstm", False): (1500, 0.9)}
+"""Of two layers, by what is traced: own calls, and all over those by hand."""
+
+
+@pytest.mark.parametrize(("kind", "derive"), LSTM)
+def test_calls_of_a_traced_lstm(lstm, kind, derive):
+    def counts():
+        return [counted(lambda run=run, args=args: jax.make_jaxpr(run)(*args)) for run, args in lstm(kind, derive)]
+
+    counts()  # what is traced once for all is traced here
+    (own, total), (_, by_hand) = counts()
+    ceiling, over_hand = LSTM[kind, derive]
+    assert own <= ceiling
+    assert total <= over_hand * by_hand
+
+
+EAGER_INIT = (1480, 1.75)
+"""Of the LSTM without `jit`, when equal layers were compiled: own calls, and all over those by hand."""
+
+
+def test_eager_init_of_an_lstm_compiles_nothing_anew(lstm, caplog):
+    for run, arguments in lstm("init_lstm"):
+        run(*arguments)
+    with jax.log_compiles():
+        (own, total), (_, by_hand) = [counted(lambda run=run, args=args: run(*args)) for run, args in lstm("init_lstm")]
+    assert caplog.records == []
+    assert own <= EAGER_INIT[0]
+    assert total <= EAGER_INIT[1] * by_hand

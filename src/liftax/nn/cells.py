@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax import errors
+from liftax.core import filters
+from liftax.core.calls import calls
 from liftax.module import Module, nowrap
 from liftax.nn import activation
 from liftax.nn.activation import sigmoid, tanh
@@ -126,8 +128,11 @@ def one_state(cell: Any, carry: Any, inputs: ArrayLike) -> tuple[Array, Array]:
     return h, x
 
 
-def memory_and_state(cell: Any, carry: Any, inputs: ArrayLike) -> tuple[Array, Array, Array]:
-    """Return `(c, h, x)`: both parts of the carry, and the input, of a `MemoryCell` as arrays, checked."""
+def memory_and_state(cell: Any, carry: Any, inputs: ArrayLike | jax.ShapeDtypeStruct) -> tuple[Array, Array, Any]:
+    """Return `(c, h, x)`: both parts of the carry, and the input, of a `MemoryCell` as arrays, checked.
+
+    Of the `inputs` a type alone will do, which is returned as it is.
+    """
     parts = carry if isinstance(carry, tuple | list) and len(carry) == 2 else ()
     (c, h), x = _checked(cell, carry, parts, inputs, "a pair (c, h) of arrays, each")
     return c, h, x
@@ -156,6 +161,19 @@ def demand_layers(module: Any) -> tuple[Any, Any]:
 
 def _kind(x: Any) -> str:
     return f"the class {x.__name__}" if isinstance(x, type) else f"an instance of {type(x).__name__}"
+
+
+def steps_are_pure(rnn: Any) -> bool:
+    """Tell whether a step of an `RNN` is in reach of nothing but parameters, and no one sees the calls of its cell."""
+    frame = calls.top
+    return (
+        not rnn.variable_axes
+        and filters.in_filter(rnn.variable_broadcast, "params")
+        and filters.is_empty(rnn.variable_carry)
+        and not any(rnn.split_rngs.values())
+        and not frame.interceptors
+        and frame.capture is None
+    )
 
 
 def check_carry(rnn: Any, old: Any, new: Any) -> None:
@@ -192,10 +210,10 @@ _ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__)
 
 
 def _checked(
-    cell: Any, carry: Any, parts: Sequence[Any], inputs: ArrayLike, expected: str
-) -> tuple[tuple[Array, ...], Array]:
+    cell: Any, carry: Any, parts: Sequence[Any], inputs: ArrayLike | jax.ShapeDtypeStruct, expected: str
+) -> tuple[tuple[Array, ...], Any]:
     """Return the parts of `carry`, and the input, as arrays; raise an error unless they fit the cell."""
-    x = inputs if isinstance(inputs, jax.Array) else jnp.asarray(inputs)
+    x = inputs if isinstance(inputs, jax.Array | jax.ShapeDtypeStruct) else jnp.asarray(inputs)
     _check_rank(cell, x.shape, place(cell))
     states = tuple(s if isinstance(s, jax.Array) else jnp.asarray(s) for s in parts if not isinstance(s, tuple | list))
     axes = cell.num_feature_axes

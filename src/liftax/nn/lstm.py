@@ -5,13 +5,16 @@ r"""Recurrent cells with a memory: long short-term memory.
 The memory is changed by products with gates and by sums only, so that gradients live long in it.
 
 Where `LSTMCell` has eight matrix products a step, `OptimizedLSTMCell` joins the kernels of the four gates and has two.
-Its parameters are the same.
+Its parameters are the same. Along a sequence it joins them once, before the loop: the gradient, too, is then summed for
+the joined kernels, over the steps, and taken apart after the loop. Both cells' loops are traced once for all layers
+alike; without an outer `jit` they are compiled once too.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
@@ -20,6 +23,7 @@ from liftax.module import Module, compact
 from liftax.nn.cells import GatedCell, MemoryCell, arithmetic, dense_maps, memory_and_state
 from liftax.nn.dtypes import promote_dtype
 from liftax.nn.initializers import lecun_normal, zeros_init
+from liftax.nn.linear import affine
 from liftax.nn.tracing import traced_once
 from liftax.typing import Array, Initializer
 
@@ -29,7 +33,47 @@ GATES = "ifgo"
 """Input, forget, candidate (in the papers also j) and output."""
 
 
-class LSTMCell(GatedCell, MemoryCell):
+class LSTMBase(GatedCell, MemoryCell):
+    """A cell with the parameters of an `LSTMCell`, all of whose steps can be taken at once."""
+
+    joined: ClassVar[bool]
+
+    @compact
+    def along(
+        self, carry: Any, inputs: Array, *, time: int, reverse: bool, unroll: int, carries: bool
+    ) -> tuple[Any, Any] | None:
+        """Take all steps of a sequence: what `RNN` calls where a step can have no effect besides what it returns.
+
+        Args:
+            carry: that of the first step.
+            inputs: those of all steps.
+            time: their axis of time.
+            reverse: as for `jax.lax.scan`.
+            unroll: as for `jax.lax.scan`.
+            carries: whether to return the carries of all steps too.
+
+        Returns:
+            As the scan of the cell: `(carry, outputs)`, or `(carry, (carries, outputs))` with the time of the carries
+            in front. None where it takes the scan to make the carry's type, or the functions, agree with the steps.
+
+        Raises:
+            ValueError, CarryError, ScopeParamShapeError: as for `LSTMCell`.
+        """
+        of_step = (*inputs.shape[:time], *inputs.shape[time + 1 :])
+        c, h, x = memory_and_state(self, carry, jax.ShapeDtypeStruct(of_step, inputs.dtype))
+        weights = _weights(self, x, h)
+        computed = (x.dtype, *jax.tree.leaves(weights)) if self.dtype is None else (self.dtype,)
+        same = c.shape == h.shape == (*of_step[:-1], self.features) and type(carry) is tuple
+        loop = arithmetic(_loop, self.gate_fn, self.activation_fn)
+        if not same or not c.dtype == h.dtype == jnp.result_type(c.dtype, *computed) or loop is not _loop:
+            return None
+        return loop(
+            (c, h), inputs, weights, joined=self.joined, dtype=self.dtype, gate_fn=self.gate_fn,
+            activation_fn=self.activation_fn, time=time, reverse=reverse, unroll=unroll, carries=carries,
+        )  # fmt: skip
+
+
+class LSTMCell(LSTMBase):
     r"""Long short-term memory.
 
     $$\begin{aligned}
@@ -64,6 +108,8 @@ class LSTMCell(GatedCell, MemoryCell):
         2000, for the forget gate.
     """
 
+    joined = False
+
     @compact
     def __call__(self, carry: tuple[ArrayLike, ArrayLike], inputs: ArrayLike) -> tuple[tuple[Array, Array], Array]:
         """Take one step.
@@ -91,7 +137,7 @@ class LSTMCell(GatedCell, MemoryCell):
         return (new_c, new_h), new_h
 
 
-class OptimizedLSTMCell(GatedCell, MemoryCell):
+class OptimizedLSTMCell(LSTMBase):
     """An `LSTMCell` whose kernels are joined, so that a step has two matrix products instead of eight.
 
     The equations, the parameters and the arguments are those of `LSTMCell`, and the numbers too, up to rounding.
@@ -111,21 +157,17 @@ class OptimizedLSTMCell(GatedCell, MemoryCell):
         Appleyard, Kociský and Blunsom, Optimizing Performance of Recurrent Neural Networks on GPUs, 2016.
     """
 
+    joined = True
+
     @compact
     def __call__(self, carry: tuple[ArrayLike, ArrayLike], inputs: ArrayLike) -> tuple[tuple[Array, Array], Array]:
         """Take one step; see `LSTMCell` for what it takes, returns and raises."""
         c, h, x = memory_and_state(self, carry, inputs)
-        params = partial(DenseParams, self.features, param_dtype=self.param_dtype, bias_init=self.bias_init)
-        on_input = partial(params, use_bias=False, kernel_init=self.kernel_init)
-        on_state = partial(params, kernel_init=self.recurrent_kernel_init)
-        kernels = [on_input(name=f"i{gate}")(x)[0] for gate in GATES]
-        recurrent = [on_state(name=f"h{gate}")(h) for gate in GATES]
         new_c, new_h = arithmetic(_joined_lstm, self.gate_fn, self.activation_fn)(
             c,
             h,
             x,
-            kernels,
-            *zip(*recurrent, strict=True),
+            _weights(self, x, h),
             dtype=self.dtype,
             gate_fn=self.gate_fn,
             activation_fn=self.activation_fn,
@@ -149,6 +191,49 @@ class DenseParams(Module):
         return kernel, self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
 
 
+Weights = tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]
+"""Kernels on the input, kernels on the state, and biases, of each gate."""
+
+
+def _weights(cell: Any, x: Any, h: Any) -> Weights:
+    params = partial(DenseParams, cell.features, param_dtype=cell.param_dtype, bias_init=cell.bias_init)
+    on_input = partial(params, use_bias=False, kernel_init=cell.kernel_init)
+    on_state = partial(params, kernel_init=cell.recurrent_kernel_init)
+    kernels = tuple(on_input(name=f"i{gate}")(x)[0] for gate in GATES)
+    recurrent, biases = zip(*(on_state(name=f"h{gate}")(h) for gate in GATES), strict=True)
+    return kernels, recurrent, biases
+
+
+@traced_once
+def _loop(
+    carry: tuple[Array, Array],
+    inputs: Array,
+    weights: Weights,
+    *,
+    joined: bool,
+    dtype: DTypeLike | None,
+    gate_fn: Callable[..., Any],
+    activation_fn: Callable[..., Any],
+    time: int,
+    reverse: bool,
+    unroll: int,
+    carries: bool,
+) -> tuple[Any, Any]:
+    # Joined, and no more: in the loop the kernels are cast to `dtype`, so that their gradient is summed in their own.
+    held: Any = _join(weights) if joined else weights
+    gates: Callable[..., list[Array]] = _joined_gates if joined else _gates
+
+    def step(carry: tuple[Array, Array], x: Array) -> tuple[Any, Any]:
+        new = _step(carry[0], gates(carry[1], x, held, dtype), gate_fn, activation_fn)
+        return new, ((new, new[1]) if carries else new[1])
+
+    front = jnp.moveaxis(inputs, time, 0) if time else inputs
+    carry, ys = lax.scan(step, carry, front, reverse=reverse, unroll=unroll)
+    every, y = ys if carries else (None, ys)
+    y = jnp.moveaxis(y, 0, time) if time else y
+    return carry, ((every, y) if carries else y)
+
+
 @traced_once
 def _lstm(
     c: Array,
@@ -165,21 +250,33 @@ def _joined_lstm(
     c: Array,
     h: Array,
     x: Array,
-    kernels: list[Array],
-    recurrent_kernels: tuple[Array, ...],
-    biases: tuple[Array, ...],
+    weights: Weights,
     *,
     dtype: DTypeLike | None,
     gate_fn: Callable[..., Any],
     activation_fn: Callable[..., Any],
 ) -> tuple[Array, Array]:
-    h, recurrent, bias = promote_dtype(
-        h, jnp.concatenate(recurrent_kernels, axis=1), jnp.concatenate(biases), dtype=dtype
-    )
-    x, kernel = promote_dtype(x, jnp.concatenate(kernels, axis=1), dtype=dtype)
+    return _step(c, _joined_gates(h, x, _join(weights), dtype), gate_fn, activation_fn)
+
+
+def _join(weights: Weights) -> Any:
+    """Put the columns of the gates side by side."""
+    return tuple(jnp.concatenate(parts, axis=-1) for parts in weights)
+
+
+def _joined_gates(h: Array, x: Array, joined: tuple[Array, Array, Array], dtype: DTypeLike | None) -> list[Array]:
+    kernel, recurrent, bias = joined
+    h, recurrent, bias = promote_dtype(h, recurrent, bias, dtype=dtype)
+    x, kernel = promote_dtype(x, kernel, dtype=dtype)
     from_state = _product(h, recurrent)
-    from_state = from_state + lax.broadcast_in_dim(bias, from_state.shape, (from_state.ndim - 1,))
-    return _step(c, jnp.split(from_state + _product(x, kernel), 4, axis=-1), gate_fn, activation_fn)
+    # The bias as it is: JAX would take a broadcast out of a loop, whose steps then read the size of the batch.
+    from_state = from_state + bias
+    return jnp.split(from_state + _product(x, kernel), 4, axis=-1)
+
+
+def _gates(h: Array, x: Array, weights: Weights, dtype: DTypeLike | None) -> list[Array]:
+    dense = partial(affine, promote_dtype=promote_dtype, dtype=dtype, dot_general=lax.dot_general, precision=None)
+    return [dense(x, kernel, None) + dense(h, *on_state) for kernel, *on_state in zip(*weights, strict=True)]
 
 
 def _product(x: Array, kernel: Array) -> Array:

@@ -2,8 +2,9 @@
 
     RNN : array[..., time, d] -> array[..., time, features]
 
-One lifted `scan` of the cell. A sequence that is read backwards and put back into order is scanned from its end, and
-nothing is turned around, unless something else depends on the number of the step: lengths, variables or rngs.
+One lifted `scan` of the cell; of an LSTM its own loop, which can have no other effect where all that it reaches are
+parameters. A sequence that is read backwards and put back into order is scanned from its end, and nothing is turned
+around, unless something else depends on the number of the step: lengths, variables or rngs.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from liftax.ad.checks import demand_pair
 from liftax.core.frozen import FrozenDict
 from liftax.lift import scan
 from liftax.module import Module
-from liftax.nn.cells import RNNCellBase, check_carry, demand_cell, demand_layers
+from liftax.nn.cells import RNNCellBase, check_carry, demand_cell, demand_layers, steps_are_pure
 from liftax.nn.gru import GRUCell, MGUCell, SimpleCell
 from liftax.nn.location import place
 from liftax.nn.lstm import LSTMCell, OptimizedLSTMCell
@@ -152,7 +153,13 @@ class RNN(Module):
             check_carry(self, carry, new)
             return new, ((new, y) if ends is not None else y)
 
-        carry, outputs = scan(
+        done = None
+        if type(self.cell) in (LSTMCell, OptimizedLSTMCell) and steps_are_pure(
+            self
+        ):  # and no subclass: it may override
+            options = {"time": time, "reverse": from_end, "unroll": self.unroll, "carries": ends is not None}
+            done = self.cell.along(initial_carry, x, **options)
+        carry, outputs = done or scan(
             step,
             in_axes=time,
             out_axes=(0, time) if ends is not None else time,
