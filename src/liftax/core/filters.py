@@ -126,7 +126,7 @@ def group(collections: Mapping[str, Any], filters: Iterable[Filter]) -> tuple[di
         ({'params': 1}, {'stats': 3})
     """
     filters = tuple(filters)
-    groups: tuple[dict[str, Any], ...] = tuple({} for _ in filters)
+    groups: tuple[dict[str, Any], ...] = tuple([{} for _ in filters])
     for name, tree in collections.items():
         for filter_, chosen in zip(filters, groups, strict=True):
             if in_filter(filter_, name):

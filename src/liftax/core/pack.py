@@ -29,9 +29,10 @@ import jax
 
 from liftax import errors
 from liftax.core import filters
-from liftax.core.calls import calls
+from liftax.core.calls import Frame, calls
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
+from liftax.core.view import View
 from liftax.typing import Filter, Path, PRNGKey
 
 Groups = tuple[tuple[dict[str, Any], ...], ...]
@@ -96,68 +97,6 @@ class Effects:
     names: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Where each packed root shows in a tree shaped like the target. Static and hashable.
-
-    Args:
-        treedef: the target's structure, with a leaf for each scope or module.
-        slots: for each leaf: (prefix in the leaf's dict, index of the root, path below the root, owns it).
-    """
-
-    treedef: Any
-    slots: tuple[tuple[tuple[Path, int, Path, bool], ...], ...]
-
-    def assemble(self, roots: Sequence[Mapping[str, Any]]) -> Any:
-        """Arrange one `{collection: tree}` for each root like the target."""
-        return self.treedef.unflatten([self._leaf(slots, roots) for slots in self.slots])
-
-    def _leaf(self, slots: tuple[tuple[Path, int, Path, bool], ...], roots: Sequence[Mapping[str, Any]]) -> Any:
-        if len(slots) == 1 and not slots[0][0] and not slots[0][2]:
-            return roots[slots[0][1]]
-        leaf: dict[str, Any] = {}
-        for prefix, index, below, _ in slots:
-            for col, tree in roots[index].items():
-                for name in below:
-                    tree = tree.get(name) if isinstance(tree, Mapping) else None
-                if tree is not None:
-                    leaf[col] = _inserted(leaf.get(col, {}), prefix, tree)
-        return leaf
-
-    def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
-        """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root."""
-        leaves = self._leaves(tree, what, error)
-        count = 1 + max(index for slots in self.slots for _, index, _, _ in slots)
-        roots: list[dict[str, Any]] = [{} for _ in range(count)]
-        for slots, leaf in zip(self.slots, leaves, strict=True):
-            leaf = copied(leaf)
-            for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
-                for col in list(leaf):
-                    part = _removed(leaf, col, prefix)
-                    if part is None or (not owns and not part):
-                        continue
-                    _graft(roots[index], (col, *below), part, what, error)
-        return tuple(roots)
-
-    def _leaves(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> list[Any]:
-        is_leaf = lambda x: isinstance(x, Mapping)  # noqa: E731
-        try:
-            leaves = self.treedef.flatten_up_to(tree)
-        except ValueError:
-            got = jax.tree.structure(tree, is_leaf=is_leaf)
-            raise error(
-                f"{what}: expected variables' values shaped like the target, {self.treedef}, with a mapping "
-                f"{{collection: tree}} for each *; got {got}."
-            ) from None
-        for leaf in leaves:
-            if not isinstance(leaf, Mapping):
-                raise error(
-                    f"{what}: expected a mapping {{collection: tree}} for the variables, such as {{'params': …}}, "
-                    f"got {type(leaf).__name__}."
-                )
-        return leaves
-
-
 class Packed:
     """A target taken apart. Made by `unbind`; see the module's docstring."""
 
@@ -200,16 +139,20 @@ class Packed:
                 found = True
         return found
 
-    def effects(self) -> Effects:
-        """Return what the last run did besides state, with paths relative to the roots."""
+    def effects(self) -> Effects | None:
+        """Return what the last run did besides state, with paths relative to the roots; None if that is nothing."""
+        if not any(map(any, self.after)) and not any(names for _, names in self.names):
+            return None
         after = tuple(
             (_frozen(drawn), _frozen({path[len(scope.path) :]: counts for path, counts in counters.items()}))
             for scope, (drawn, counters) in zip(self.roots, self.after, strict=True)
         )
         return Effects(after, tuple(None if names is None else tuple(names.items()) for _, names in self.names))
 
-    def replay_effects(self, effects: Effects) -> None:
+    def replay_effects(self, effects: Effects | None) -> None:
         """Take `effects` for those of the last run."""
+        if effects is None:
+            return
         self.after = tuple(
             (_thawed(drawn), {(*scope.path, *path): counts for path, counts in _thawed(counters).items()})
             for scope, (drawn, counters) in zip(self.roots, effects.after, strict=True)
@@ -331,14 +274,21 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         Array(6., dtype=float32, weak_type=True)
     """
     leaves, treedef = _leaves(target, name)
-    found = [_reached(leaf, name) for leaf in leaves]
-    roots = _outermost([scope for parts in found for _, scope, _ in parts])
+    found, scopes = [], []
+    for leaf in leaves:
+        parts = _reached(leaf, name)
+        found.append(parts)
+        for _, scope, _ in parts:
+            scopes.append(scope)
+    roots = _outermost(scopes)
     packed = Packed()
     packed.name = name
     packed.filters, packed.creates = groups, True
     packed.leaves = leaves
     packed.roots = roots
-    packed.frame = calls.top if len(leaves) != 1 or found[0][0][2] is None else calls.top._replace(module=leaves[0])
+    top = calls.top
+    alone = len(leaves) == 1 and found[0][0][2] is not None
+    packed.frame = Frame(leaves[0], top.capture, top.interceptors) if alone else top
     packed.parts = []
     slots = []
     owned: set[int] = set()
@@ -347,7 +297,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         row: list[tuple[Path, int, Path, bool]] = []
         rebound = []
         for prefix, scope, module in parts:
-            index, below = _locate(scope, roots)
+            index, below = (0, ()) if scope is roots[0] else _locate(scope, roots)
             if id(module) not in seen:
                 rebound.append((module, None if module is None else module.lift_snapshot(), index, below))
             if module is not None:
@@ -361,22 +311,23 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         packed.parts.append(rebound)
     packed.view = View(treedef, tuple(slots))
     reach: Filter = False
+    fields = []
     try:
         for filter_ in groups:
             reach = filters.union(reach, filter_)
-        grouped = [filters.group(_variables(scope), groups) for scope in roots]
-        packed.keys = tuple(_keys(scope, rngs) for scope in roots)
+        for scope in roots:
+            store = scope.store
+            fields.append((
+                filters.group(_variables(scope), groups), _keys(scope, rngs), filters.intersect(store.mutable, reach),
+                _counters(scope), store.rng_base, {}, {}, ({}, {}),
+            ))  # fmt: skip
     except errors.InvalidFilterError as error:
         raise errors.InvalidFilterError(f"{name} at {roots[0].path_text}: {error}") from None
-    packed.groups = tuple(tuple(g[i] for g in grouped) for i in range(len(groups)))
-    packed.inner_mutable = tuple(filters.intersect(scope.store.mutable, reach) for scope in roots)
-    packed.counters = tuple(
-        {p: dict(c) for p, c in scope.store.counters.items() if p[: len(scope.path)] == scope.path} for scope in roots
-    )
-    packed.rng_bases = tuple(scope.store.rng_base for scope in roots)
-    packed.included = tuple({} for _ in roots)
-    packed.replay = tuple({} for _ in roots)
-    packed.after = tuple(({}, {}) for _ in roots)
+    (
+        grouped, packed.keys, packed.inner_mutable, packed.counters, packed.rng_bases, packed.included, packed.replay,
+        packed.after,
+    ) = zip(*fields, strict=True)  # fmt: skip
+    packed.groups = tuple(zip(*grouped, strict=True))
     packed.names = []
     return packed
 
@@ -428,9 +379,9 @@ def _reached(leaf: Any, name: str) -> list[tuple[Path, Scope, Any]]:
 
 def _outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
     """Drop scopes that lie at or below another one, keeping the order of first appearance."""
+    if len(scopes) == 1:
+        return (scopes[0],)
     unique = list(dict.fromkeys(scopes))
-    if len(unique) == 1:
-        return (unique[0],)
     return tuple(s for s in unique if not any(t is not s and _below(s, t) is not None for t in unique))
 
 
@@ -448,13 +399,25 @@ def _locate(scope: Scope, roots: tuple[Scope, ...]) -> tuple[int, Path]:
 
 
 def _variables(scope: Scope) -> dict[str, Any]:
-    found = ((col, scope.collection(col)) for col in scope.store.variables)
-    return {col: tree for col, tree in found if tree}
+    found = {}
+    for col in scope.store.variables:
+        tree = scope.collection(col)
+        if tree:
+            found[col] = tree
+    return found
 
 
 def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
+    keys = scope.store.keys
+    if not keys:
+        return {}
     always = scope.store.flags.get("initializing")
-    return {k: v for k, v in scope.store.keys.items() if filters.in_filter(rngs, k) or (always and k == "params")}
+    return {k: v for k, v in keys.items() if filters.in_filter(rngs, k) or (always and k == "params")}
+
+
+def _counters(scope: Scope) -> dict[Path, dict[str, int]]:
+    counters, path = scope.store.counters, scope.path
+    return {p: dict(c) for p, c in counters.items() if p[: len(path)] == path} if counters else {}
 
 
 def _frozen(counts: Mapping[Path, Mapping[str, int]]) -> Any:
@@ -463,34 +426,3 @@ def _frozen(counts: Mapping[Path, Mapping[str, int]]) -> Any:
 
 def _thawed(counts: Any) -> dict[Path, dict[str, int]]:
     return {key: dict(count) for key, count in counts}
-
-
-def _inserted(tree: Any, prefix: Path, part: Any) -> Any:
-    if not prefix:
-        return {**tree, **part} if tree else part
-    name, *rest = prefix
-    return {**tree, name: _inserted(tree.get(name, {}), tuple(rest), part)}
-
-
-def _removed(leaf: dict[str, Any], col: str, prefix: Path) -> Any:
-    if not prefix:
-        return leaf.pop(col)
-    tree = leaf.get(col)
-    for name in prefix[:-1]:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return tree.pop(prefix[-1], None) if isinstance(tree, dict) else None
-
-
-def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[errors.LiftaxError]) -> None:
-    for name in path[:-1]:
-        root = root.setdefault(name, {})
-    if isinstance(root.get(path[-1]), Mapping) and isinstance(part, Mapping):
-        for name, sub in part.items():
-            _graft(root[path[-1]], (name,), sub, what, error)
-    elif root.get(path[-1]) is not None and part is not None and root[path[-1]] is not part:
-        raise error(
-            f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it, with other values."
-            " Give it once, and None for it in the other."
-        )
-    elif root.get(path[-1]) is None:
-        root[path[-1]] = part

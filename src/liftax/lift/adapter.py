@@ -52,18 +52,31 @@ class Call:
         name: str,
     ):
         self.name = name
+        self._fn, self._mdl = fn, mdl
+        self.args, self.kwargs = args, kwargs
+        self.taken: dict[int, Any] = {}
+        plain = not kwargs
+        for x in args:
+            plain = plain and isinstance(x, jax.Array)
+        if not plain:
+            self._take_out(args, kwargs)
+        more = [_target_of(x) for x in self.taken.values() if x.scope is not None] if self.taken else ()
+        self.packed = unbind((mdl, *more) if more else mdl, groups, rngs, name)
+        self._alone = not more
+        if more and is_target(mdl) and not isinstance(mdl, Scope):
+            self.packed.frame = self.packed.frame._replace(module=mdl)
+
+    def _take_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves, self._treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_taken)
         self.taken = {i: leaf for i, leaf in enumerate(leaves) if is_target(leaf) or isinstance(leaf, Variable)}
         if self.taken:
             leaves = [None if i in self.taken else leaf for i, leaf in enumerate(leaves)]
-            args, kwargs = self._treedef.unflatten(leaves)
-        self.args, self.kwargs = args, kwargs
-        more = [_target_of(x) for x in self.taken.values() if x.scope is not None]
-        self.packed = unbind((mdl, *more) if more else mdl, groups, rngs, name)
-        self._alone = not more
-        if is_target(mdl) and not isinstance(mdl, Scope):
-            self.packed.frame = self.packed.frame._replace(module=mdl)
-        self.fn = as_method(fn, mdl)
+            self.args, self.kwargs = self._treedef.unflatten(leaves)
+
+    @functools.cached_property
+    def fn(self) -> Callable[..., Any]:
+        """The function, with what a method has around it; a call that JAX need not trace does without."""
+        return as_method(self._fn, self._mdl)
 
     def run(
         self,
@@ -100,7 +113,7 @@ class Call:
 
     def named(self, pure: Callable[..., Any]) -> Callable[..., Any]:
         """Give `pure` the name of the function, which JAX shows in jaxprs and profiles."""
-        pure.__name__ = getattr(self.fn, "__name__", self.name)
+        pure.__name__ = getattr(self._fn, "__name__", self.name)
         return pure
 
 

@@ -13,6 +13,7 @@ Source: `jax.jit`; `flax.linen.jit` for the signature and for how keys are drawn
 """
 
 import contextlib
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -144,7 +145,8 @@ def _compiled(
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
         call = _forked(target, mdl, args, kwargs, variables, rngs, "jit")
         packed = call.packed
-        static = _Static(call, _fingerprint(call))
+        static = _Static(_fingerprint(call))
+        static.call = call
         try:
             out, state, effects = jitted(static, packed.groups, packed.keys, *call.args, **call.kwargs)
         finally:
@@ -198,15 +200,16 @@ def _forked(
     """Take the call apart, with keys that know the path of the module already."""
     scope = getattr(mdl, "scope", None)
     forked = {}
-    if isinstance(scope, Scope) and not scope.store.dead:
+    if isinstance(scope, Scope) and scope.store.keys and not scope.store.dead:
         forked = {stream: scope.make_rng(stream) for stream in scope.store.keys if in_filter(rngs, stream)}
     call = Call(fn, mdl, args, kwargs, (variables,), rngs, name)
     packed = call.packed
-    packed.rng_bases = tuple(len(root.rng_path) for root in packed.roots)
-    packed.keys = tuple(
-        {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
-        for root, keys in zip(packed.roots, packed.keys, strict=True)
-    )
+    if any(packed.keys):
+        packed.rng_bases = tuple(len(root.rng_path) for root in packed.roots)
+        packed.keys = tuple(
+            {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
+            for root, keys in zip(packed.roots, packed.keys, strict=True)
+        )
     return call
 
 
@@ -217,21 +220,10 @@ def _arguments(argnums: int | Iterable[int]) -> tuple[int, ...]:
 # --- recognizing a target again --------------------------------------------------------------------------------------
 
 
-class _Static:
-    """The target of one call, to `jax.jit`: equal to another one if the trace would be the same."""
+class _Static(tuple[Any, ...]):
+    """The target of one call, to `jax.jit`: its fingerprint, equal to another one if the trace would be the same."""
 
-    __slots__ = ("call", "fingerprint", "hash")
-
-    def __init__(self, call: Call, fingerprint: Any):
-        self.call: Call | None = call
-        self.fingerprint = fingerprint
-        self.hash = hash(fingerprint)
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.fingerprint == other.fingerprint
+    call: Call | None
 
 
 class _ById:
@@ -257,24 +249,20 @@ def _moved(root: Any) -> tuple[Any, ...]:
 
 def _fingerprint(call: Call) -> Any:
     packed = call.packed
-    scopes = tuple(
-        (
-            _static(root.store.flags, "flags", {}),
-            _moved(root),
-            _frozen_filter(mutable),
-            tuple(sorted((path[len(root.path) :], tuple(sorted(n.items()))) for path, n in counters.items() if n)),
-        )
-        for root, mutable, counters in zip(packed.roots, packed.inner_mutable, packed.counters, strict=True)
-    )
+    scopes = []
+    for root, mutable, counters in zip(packed.roots, packed.inner_mutable, packed.counters, strict=True):
+        flags, moved = root.store.flags, root.store.moved
+        drawn = sorted([(path[len(root.path) :], *sorted(n.items())) for path, n in counters.items() if n])
+        scopes.append((_static(flags, "flags", {}) if flags else None, _moved(root) if moved else None,
+                       _frozen_filter(mutable), *drawn))  # fmt: skip
     seen: dict[int, int] = {}
-    parts = tuple(
-        (index, below, None if module is None else _static(module, type(module).__name__, seen))
-        for row in packed.parts
-        for module, _, index, below in row
-    )
-    taken = tuple((i, _taken(x, seen)) for i, x in call.taken.items())
+    parts = []
+    for row in packed.parts:
+        for module, _, index, below in row:
+            parts.append((index, below, None if module is None else _static(module, type(module).__name__, seen)))
+    taken = tuple([(i, _taken(x, seen)) for i, x in call.taken.items()])
     frame = packed.frame
-    return packed.view, scopes, parts, taken, frame.capture, frame.interceptors
+    return packed.view, tuple(scopes), tuple(parts), taken, frame.capture, frame.interceptors
 
 
 def _taken(x: Any, seen: dict[int, int]) -> Any:
@@ -287,11 +275,16 @@ def _frozen_filter(filter_: Any) -> Any:
     return filter_ if isinstance(filter_, bool | str) else frozenset(filter_)
 
 
+_PLAIN = frozenset({type(None), bool, int, str, bytes, type, types.FunctionType, types.BuiltinFunctionType})
+
+
 def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
     """Return a hashable value that is equal for values to which a trace is the same."""
+    if type(x) in _PLAIN:
+        return type(x), x
     if isinstance(x, float | complex):
         return type(x), repr(x)  # 0.0 equals -0.0
-    if x is None or isinstance(x, str | bool | int | bytes | type):
+    if isinstance(x, str | int | bytes | type):
         return type(x), x
     if isinstance(x, np.generic):
         return "number", x.dtype.str, x.tobytes()
@@ -301,7 +294,7 @@ def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
         if id(x) in seen:
             return type(x), seen[id(x)]
         seen[id(x)] = len(seen)
-        return type(x), tuple((name, _static(value, f"{where}.{name}", seen)) for name, value in x.lift_static())
+        return type(x), tuple([(name, _static(value, f"{where}.{name}", seen)) for name, value in x.lift_static()])
     if isinstance(x, Mapping):
         return type(x), tuple((k, _static(v, f"{where}[{k!r}]", seen)) for k, v in x.items())
     if isinstance(x, list | tuple):

@@ -8,7 +8,7 @@ is bound is in its `__dict__` alone, so that a lifted transform can put another 
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from liftax import errors
@@ -238,7 +238,9 @@ class Binding:
 
     def lift_parts(self) -> Sequence[tuple[Path, "Binding"]]:
         """Return this module and every module that it reaches, each with the field path that leads there."""
-        return list(_reach(self, (), set()))
+        found: dict[int, tuple[Path, Binding]] = {}
+        _reach(self, (), found)
+        return list(found.values())
 
     def lift_snapshot(self) -> dict[str, Any]:
         """Return the state of this module alone, as it is before `setup`, which may keep values of variables."""
@@ -251,27 +253,26 @@ class Binding:
             state.made = ()
         return snapshot
 
-    def lift_static(self) -> tuple[tuple[str, Any], ...]:
+    def lift_static(self) -> Sequence[tuple[str, Any]]:
         """Return what methods depend on besides variables: the fields, and how far this module is in its making."""
         state = self._state
-        hidden = _OWN if state.in_setup else _OWN | set(state.made)
-        return (
-            *((name, value) for name, value in self.__dict__.items() if name not in hidden),
-            ("in_setup", state.in_setup),
-            ("in_compact", state.in_compact),
-            ("names", state.names),
-        )
+        hidden = _OWN if state.in_setup or not state.made else _OWN.union(state.made)
+        static: list[tuple[str, Any]] = [(name, value) for name, value in self.__dict__.items() if name not in hidden]
+        if state.in_setup or state.in_compact or state.names:
+            static.append(("its making", (state.in_setup, state.in_compact, state.names)))
+        return static
 
     def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
         """Take on `snapshot`, bound to `scope`; return what was before."""
         saved = self.__dict__
-        self.__dict__ = {**snapshot, "_state": snapshot["_state"].copy(), "scope": scope}
+        own = {**snapshot, "_state": snapshot["_state"].copy(), "scope": scope}
+        object.__setattr__(self, "__dict__", own)
         return saved
 
     def lift_restore(self, saved: dict[str, Any]) -> dict[str, int] | None:
         """Go back to what was before; return the automatic names that were given since."""
         names = self._state.names
-        self.__dict__ = saved
+        object.__setattr__(self, "__dict__", saved)
         return names or None
 
     def lift_continue(self, names: dict[str, int]) -> None:
@@ -286,19 +287,18 @@ def _is_module(x: Any) -> bool:
     return isinstance(x, Binding)
 
 
-def _reach(module: "Binding", prefix: Path, seen: set[int]) -> Iterator[tuple[Path, Binding]]:
-    if id(module) in seen:
+def _reach(module: "Binding", prefix: Path, found: dict[int, tuple[Path, Binding]]) -> None:
+    if id(module) in found:
         return
-    seen.add(id(module))
-    yield prefix, module
+    found[id(module)] = prefix, module
     own = module.__dict__
     for name, value in own.items():
         if type(value) not in ATOMIC and name not in _OWN:
             for suffix, part in modules_in(value, _is_module):
-                yield from _reach(part, (*prefix, f"{name}{suffix}"), seen)
+                _reach(part, (*prefix, f"{name}{suffix}"), found)
     for name, child in own["_state"].children.items():
         if isinstance(child, Binding):
-            yield from _reach(child, (*prefix, name), seen)
+            _reach(child, (*prefix, name), found)
 
 
 def place(module: "Binding") -> str:

@@ -1,0 +1,109 @@
+"""View: trees of variables shaped like a target of several scopes, which may overlap.
+
+    assemble    : one {collection: tree} for each packed root -> a tree shaped like the target
+    disassemble : the other way
+
+A transform packs everything once (see `liftax.core.pack`), while its user sees variables where the modules are: a scope
+that lies below another one, or that is reached twice, shows in each place.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from liftax import errors
+from liftax.core.scope import copied
+from liftax.typing import Path
+
+
+class View(NamedTuple):
+    """Where each packed root shows in a tree shaped like the target. Static and hashable.
+
+    Args:
+        treedef: the target's structure, with a leaf for each scope or module.
+        slots: for each leaf: (prefix in the leaf's dict, index of the root, path below the root, owns it).
+    """
+
+    treedef: Any
+    slots: tuple[tuple[tuple[Path, int, Path, bool], ...], ...]
+
+    def assemble(self, roots: Sequence[Mapping[str, Any]]) -> Any:
+        """Arrange one `{collection: tree}` for each root like the target."""
+        return self.treedef.unflatten([self._leaf(slots, roots) for slots in self.slots])
+
+    def _leaf(self, slots: tuple[tuple[Path, int, Path, bool], ...], roots: Sequence[Mapping[str, Any]]) -> Any:
+        if len(slots) == 1 and not slots[0][0] and not slots[0][2]:
+            return roots[slots[0][1]]
+        leaf: dict[str, Any] = {}
+        for prefix, index, below, _ in slots:
+            for col, tree in roots[index].items():
+                for name in below:
+                    tree = tree.get(name) if isinstance(tree, Mapping) else None
+                if tree is not None:
+                    leaf[col] = _inserted(leaf.get(col, {}), prefix, tree)
+        return leaf
+
+    def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
+        """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root."""
+        leaves = self._leaves(tree, what, error)
+        count = 1 + max(index for slots in self.slots for _, index, _, _ in slots)
+        roots: list[dict[str, Any]] = [{} for _ in range(count)]
+        for slots, leaf in zip(self.slots, leaves, strict=True):
+            leaf = copied(leaf)
+            for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
+                for col in list(leaf):
+                    part = _removed(leaf, col, prefix)
+                    if part is None or (not owns and not part):
+                        continue
+                    _graft(roots[index], (col, *below), part, what, error)
+        return tuple(roots)
+
+    def _leaves(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> list[Any]:
+        is_leaf = lambda x: isinstance(x, Mapping)  # noqa: E731
+        try:
+            leaves = self.treedef.flatten_up_to(tree)
+        except ValueError:
+            got = jax.tree.structure(tree, is_leaf=is_leaf)
+            raise error(
+                f"{what}: expected variables' values shaped like the target, {self.treedef}, with a mapping "
+                f"{{collection: tree}} for each *; got {got}."
+            ) from None
+        for leaf in leaves:
+            if not isinstance(leaf, Mapping):
+                raise error(
+                    f"{what}: expected a mapping {{collection: tree}} for the variables, such as {{'params': …}}, "
+                    f"got {type(leaf).__name__}."
+                )
+        return leaves
+
+
+def _inserted(tree: Any, prefix: Path, part: Any) -> Any:
+    if not prefix:
+        return {**tree, **part} if tree else part
+    name, *rest = prefix
+    return {**tree, name: _inserted(tree.get(name, {}), tuple(rest), part)}
+
+
+def _removed(leaf: dict[str, Any], col: str, prefix: Path) -> Any:
+    if not prefix:
+        return leaf.pop(col)
+    tree = leaf.get(col)
+    for name in prefix[:-1]:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree.pop(prefix[-1], None) if isinstance(tree, dict) else None
+
+
+def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[errors.LiftaxError]) -> None:
+    for name in path[:-1]:
+        root = root.setdefault(name, {})
+    if isinstance(root.get(path[-1]), Mapping) and isinstance(part, Mapping):
+        for name, sub in part.items():
+            _graft(root[path[-1]], (name,), sub, what, error)
+    elif root.get(path[-1]) is not None and part is not None and root[path[-1]] is not part:
+        raise error(
+            f"{what}: the variable {'/'.join(path)} is given twice, by two targets that share it, with other values."
+            " Give it once, and None for it in the other."
+        )
+    elif root.get(path[-1]) is None:
+        root[path[-1]] = part
