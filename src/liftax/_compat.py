@@ -5,7 +5,7 @@ upgrade means running the tests and reading this file. Everything else in liftax
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -204,22 +204,55 @@ def foreign(x: Any) -> bool:
     """Tell whether `x` is a tracer that the trace that runs now, and those around it, know nothing of.
 
     A function that is traced late gets hold of one by closing over it: a value of a transform that has ended, or of
-    one that differentiates the function from outside. JAX 0.10 to 0.12 (`_trace` of tracers, `parent_trace` of traces,
-    `jax._src.core.trace_ctx`).
+    one that differentiates the function from outside. What `vmap` wraps counts where that goes on, under a new trace
+    with the same tag. JAX 0.10 to 0.12 (`_trace` and `val` of tracers, `tag` of traces; see `traces`).
     """
-    return is_tracer(x) and not any(trace is x._trace for trace in _traces())
+    while is_tracer(x):
+        now = traces()
+        if any(trace is x._trace for trace in now):
+            return False
+        if not any(_tag(trace) is _tag(x._trace) for trace in now):
+            return True
+        x = x.val
+    return False
 
 
-def staging() -> bool:
-    """Tell whether a jaxpr is being written now, so that what runs sees no values. JAX 0.10 to 0.12 (`frame`)."""
-    return any(hasattr(trace, "frame") for trace in _traces())
-
-
-def _traces() -> Iterator[Any]:
-    trace = jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
+def traces() -> list[Any]:
+    """Return the trace that runs now and those around it. JAX 0.10 to 0.12 (`trace_ctx`, `parent_trace` of traces)."""
+    found, trace = [], jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
     while trace is not None:
-        yield trace
+        found.append(trace)
         trace = getattr(trace, "parent_trace", None)
+    return found
+
+
+def _tag(trace: Any) -> Any:
+    return getattr(trace, "tag", trace)
+
+
+class barred:
+    """A context in which to use a tracer of `others` is an `UnexpectedTracerError`, unless its trace is around it.
+
+    A trace may go on as another one with the same tag: that of `vmap` does, inside a rule. JAX 0.10 to 0.12
+    (`_invalidated`, of which `Primitive.bind` asks for each tracer among its operands; `tag` of traces).
+
+    Args:
+        others: Weak references to traces.
+    """
+
+    def __init__(self, others: Sequence[Callable[[], Any]]):
+        self.others = others
+
+    def __enter__(self) -> None:
+        now = {id(_tag(trace)) for trace in traces()}
+        others = (trace for ref in self.others if (trace := ref()) is not None and trace.is_valid())
+        self.held = [trace for trace in others if id(_tag(trace)) not in now]
+        for trace in self.held:
+            trace._invalidated = True
+
+    def __exit__(self, *exception: object) -> None:
+        for trace in self.held:
+            trace._invalidated = False
 
 
 def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
@@ -235,21 +268,16 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
 def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
     """Return `(run, consts)`: `run(consts, *args)` is `fun(*args)`, traced once, with all that it closes over given.
 
-    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`consts` of jaxprs).
+    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`consts` of jaxprs,
+    `eval_jaxpr`).
     """
     traced, shape = jax.make_jaxpr(fun, return_shape=True)(*example)
 
     def run(consts: Any, *args: Any) -> Any:
-        return evaluated(traced, shape, *args, consts=consts)
+        out = jax.core.eval_jaxpr(traced.jaxpr, consts, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), out)
 
     return run, list(traced.consts)
-
-
-def evaluated(traced: Any, shape: Any, *args: Any, consts: Sequence[Any] | None = None) -> Any:
-    """Return the result of a program of `jax.make_jaxpr(…, return_shape=True)`. JAX 0.10 to 0.12 (`eval_jaxpr`)."""
-    leaves = jax.tree.leaves(args)
-    out = jax.core.eval_jaxpr(traced.jaxpr, traced.consts if consts is None else consts, *leaves)
-    return jax.tree.unflatten(jax.tree.structure(shape), out)
 
 
 def maximum_dtype(numbers: Any) -> Any:

@@ -96,12 +96,7 @@ def custom_jvp(
         def rule(primals: Any, tangents: Any) -> Any:
             call.refuse_constants(*([not _is_zero(t) for t in constants] for constants in tangents[4:]))
             call.before_rule(*primals)
-            moving = jax.tree.map(_dense, (tangents[0], tangents[3]), is_leaf=_is_zero)
-            (out, written), (out_t, state_t) = call.resolved(call.traced(ruled)(primals, moving), primals, moving)
-            return (out, written), (out_t, state_t if state_tangents else _untold(call, written, moving))
-
-        def ruled(primals: Any, moving: Any) -> Any:
-            wrt_t, diff_t = moving
+            moving = wrt_t, diff_t = jax.tree.map(_dense, (tangents[0], tangents[3]), is_leaf=_is_zero)
 
             def with_tangents(mdl: Any, *args: Any, **kwargs: Any) -> Any:
                 nondiff = [args[i - 1] for i in call.fixed]
@@ -118,24 +113,23 @@ def custom_jvp(
             said = {"why": "a rule of its own", "who": "jvp_fn"}
             out, out_t = demand_pair(result, what, pair=pair, **said, remedy="give None for a tangent of zero")
             call.check_alike(out, state.written, "jvp_fn", pair)
-            state_t = None
             if state_tangents:
                 out_t, given = demand_pair(
                     out_t, what, pair="(output_tangent, state_tangent)", why="state_tangents=True", who="jvp_fn",
                     remedy="drop state_tangents=True",
                 )  # fmt: skip
                 state_t = _given(call, state.written, given)
+            else:
+                state_t = _untold(call, state.written, moving)
             return (out, state.written), (_checked(call, out, out_t), state_t)
 
+        def with_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+            differentiable = jax.custom_jvp(function)
+            differentiable.defjvp(rule, symbolic_zeros=True)
+            return differentiable
+
         call.create()
-        function = jax.custom_jvp(call.open())
-        function.defjvp(rule, symbolic_zeros=True)
-        try:
-            out, written = function(*call.operands)
-        except jax.errors.UnexpectedTracerError as error:
-            raise call.closed_over() from error
-        call.commit(written)
-        return out
+        return call.through(with_rule)
 
     return called
 

@@ -114,58 +114,45 @@ def with_rule(
             operands = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
             call.refuse_constants([p.perturbed for p in primals[4]], [p.perturbed for p in primals[5]])
             call.before_rule(*operands)
-
-            def ruled(*operands: Any) -> Any:
-                out, state = call.run(forward_fn, *operands)
-                out, residuals = demand_pair(
-                    out, what, pair="(output, residuals)", why="a rule of its own",
-                    who="forward_fn",
-                    remedy="return (output, ()) if the backward rule needs nothing",
-                )  # fmt: skip
-                call.check_alike(out, state.written, "forward_fn", "(output, residuals)")
-                return (out, state.written), (split(residuals), operands[4])
-
-            return call.resolved(call.traced(ruled)(*operands), *operands)
+            out, state = call.run(forward_fn, *operands)
+            out, residuals = demand_pair(
+                out, what, pair="(output, residuals)", why="a rule of its own", who="forward_fn",
+                remedy="return (output, ()) if the backward rule needs nothing",
+            )  # fmt: skip
+            call.check_alike(out, state.written, "forward_fn", "(output, residuals)")
+            return (out, state.written), (split(residuals), operands[4])
 
         def backward(saved: Any, cotangents: Any) -> Any:
             (residuals, unsplit), constants = saved
             out_ct, state_ct = cotangents
             poison = None if state_cotangents else _poison(state_ct, packed, what)
-
-            def ruled(residuals: Any, constants: Any, cotangents: Any) -> Any:
-                nondiff = call.rebuild(constants)[0]
-                given = [*(nondiff[i] for i in sorted(nondiff)), unsplit(residuals), cotangents[0]]
-                if state_cotangents:
-                    given.append(packed.view.assemble([nested(flat) for flat in cotangents[1]]))
+            nondiff = call.rebuild(constants)[0]
+            given = [*(nondiff[i] for i in sorted(nondiff)), unsplit(residuals), _densified(out_ct)]
+            if state_cotangents:
+                given.append(packed.view.assemble([nested(flat) for flat in _densified(state_ct)]))
+            with call.confined():
                 try:
                     result = backward_fn(*given)
-                except jax.errors.UnexpectedTracerError as error:
-                    raise call.closed_over() from error
                 except TypeError as error:
                     more = ", state_ct" * state_cotangents
                     wanted = f"backward_fn({'nondiff_arg, ' * len(nondiff)}residuals, out_ct{more})"
                     explain_arity(backward_fn, given, {}, error, what, wanted)
                     raise
-                return _checked(result, types, packed, what)
-
-            dense = jax.tree.map(_dense, (out_ct, state_ct if state_cotangents else None), is_leaf=_is_zero)
-            operands = (residuals, constants, dense)
-            wrt_ct, diff_ct = call.resolved(call.traced(ruled)(*operands), *operands)
+                call.refuse_foreign(result)
+            wrt_ct, diff_ct = _checked(result, types, packed, what)
             if poison is not None:
                 wrt_ct, diff_ct = jax.tree.map(lambda ct: _poisoned(ct, poison), (wrt_ct, diff_ct))
             return wrt_ct, None, None, diff_ct, None, None
 
+        def with_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+            rule = jax.custom_vjp(function)
+            rule.defvjp(forward, backward, symbolic_zeros=True)
+            return rule
+
         call.create()
         types = jax.tree.map(type_of, (packed.groups[0], call.diff))
-        rule = jax.custom_vjp(call.open())
-        rule.defvjp(forward, backward, symbolic_zeros=True)
-        try:
-            with noted():
-                out, written = rule(*call.operands)
-        except jax.errors.UnexpectedTracerError as error:
-            raise call.closed_over() from error
-        call.commit(written)
-        return out
+        with noted():
+            return call.through(with_rule)
 
     return called
 
@@ -181,10 +168,8 @@ def _is_zero(x: Any) -> bool:
     return isinstance(x, SymbolicZero)
 
 
-def _dense(ct: Any) -> Any:
-    if not isinstance(ct, SymbolicZero):
-        return ct
-    return zero(ct)
+def _densified(cts: Any) -> Any:
+    return jax.tree.map(lambda ct: zero(ct) if _is_zero(ct) else ct, cts, is_leaf=_is_zero)
 
 
 def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, Any]:
@@ -203,9 +188,8 @@ def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, An
         rule = Rule(what, "cotangent", packed.roots[0].path_text, errors.CotangentError, missing_is_zero=False)
         wrt_ct = tuple(complete(t, g, rule) for t, g in zip(wrt, given, strict=True))
     for i, (type_, ct) in enumerate(zip(diff, result[1:], strict=True), 1):
-        found = (
-            ct is not None and None not in jax.tree.leaves(ct, is_leaf=lambda x: x is None) and tree_mismatch(type_, ct)
-        )
+        has_none = any(x is None for x in jax.tree.leaves(ct, is_leaf=lambda x: x is None))
+        found = None if has_none else tree_mismatch(type_, ct)
         if found:
             raise errors.CotangentError(
                 f"{what} has a cotangent for argument {i}{found.path} that does not fit it: expected {found.expected}, "

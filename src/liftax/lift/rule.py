@@ -7,7 +7,9 @@ operand (every collection, every key, every array in an argument that gets no de
 counters, the context of the module call), and state comes out as an output.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -55,7 +57,8 @@ class RuleCall:
         check_primals(self.diff, what)
         self.constants, self.rebuild = split(({i: args[i - 1] for i in self.fixed}, kwargs))
         self._names = _names(self.fixed, args, kwargs)
-        self.closure: list[Any] = []  # what fn closes over, where that can be told before it is differentiated
+        self.closure: list[Any] = []  # what fn closes over, where that is no error until it is differentiated
+        self.around = [weakref.ref(trace) for trace in _compat.traces()]
         self.created: tuple[dict[Path, Any], ...] = tuple({} for _ in self.packed.roots)
         self.seen: Any = None  # what fn returned and wrote: the rule has to do the same
         self._after: Any = None
@@ -65,6 +68,27 @@ class RuleCall:
         """What the function with the rule is called with."""
         return (*self.packed.groups, self.packed.keys, self.diff, self.constants, self.closure)
 
+    def through(self, with_rule: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+        """Call the function that JAX has been given a rule for, and commit what it wrote; return its output.
+
+        If `fn` closes over values of transforms around the call, these become operands, the last one: so JAX can say,
+        maybe much later, whether they are being differentiated.
+
+        Args:
+            with_rule: makes that function of `primal`.
+        """
+        try:
+            result = with_rule(self.primal)(*self.operands)
+        except errors.DroppedGradientError:
+            result = None
+        if result is None:
+            run, self.closure = _compat.closed(self.primal, *self.operands)
+            result = with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
+        out, written = result
+        self.packed.after = self._after  # keys count as drawn by fn, whoever differentiates
+        self.packed.commit(State(written, self.created))
+        return out
+
     def run(
         self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()
     ) -> Any:
@@ -72,16 +96,36 @@ class RuleCall:
         nondiff, kwargs = self.rebuild(constants)
         rest = iter(diff)
         args = [nondiff[i] if i in self.fixed else next(rest) for i in range(1, len(self.fixed) + len(diff) + 1)]
-        with self.packed.bind((wrt, others), keys) as inner:
+        with self.packed.bind((wrt, others), keys) as inner, self.confined():
             try:
                 out = function(inner.target, *args, **kwargs)
-            except jax.errors.UnexpectedTracerError as error:  # a TypeError
-                raise self.closed_over() from error
             except TypeError as error:
                 explain_arity(function, (inner.target, *args), kwargs, error, self.what)
                 raise
             state = inner.collect()
+            self.refuse_foreign((out, state))
         return out, state
+
+    @contextlib.contextmanager
+    def confined(self) -> Iterator[None]:
+        """Return a context in which a function of the user can't use values that it closes over and has no right to.
+
+        JAX runs the function and its rule outside of the traces that differentiate, or write a program, and would take
+        their values for constants, to fail much later.
+
+        Raises:
+            DroppedGradientError: It does.
+        """
+        try:
+            with _compat.barred(self.around):
+                yield
+        except jax.errors.UnexpectedTracerError as error:
+            raise self.closed_over() from error
+
+    def refuse_foreign(self, result: Any) -> None:
+        """Raise `DroppedGradientError` if a function of the user returns what it had no right to use."""
+        if any(_compat.foreign(x) for x in jax.tree.leaves(result)):
+            raise self.closed_over()
 
     def primal(self, *operands: Any) -> Any:
         """Run the function itself on operands: `(output, written state)`."""
@@ -91,39 +135,10 @@ class RuleCall:
         self._after = self.packed.after
         return out, state.written
 
-    def open(self) -> Callable[..., Any]:
-        """Return `primal`. Where JAX writes a program, what `fn` closes over becomes an operand of it, the last one.
-
-        So JAX can say, later, whether that is being differentiated.
-        """
-        if not _compat.staging():
-            return self.primal
-        run, self.closure = _compat.closed(self.primal, *self.operands)
-        return lambda *operands: run(operands[-1], *operands[:-1], [])
-
     def before_rule(self, *operands: Any) -> None:
         """Trace the function if JAX has not: where it differentiates at once, it runs the rule alone."""
         if self.seen is None:
-            _, closure = _compat.closed(self.primal, *operands)
-            if any(_compat.foreign(x) for x in closure):
-                raise self.closed_over()
-
-    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what to call in place of a function of operands that is part of the rule; see `resolved`."""
-        return jax.make_jaxpr(function, return_shape=True) if _compat.staging() else function
-
-    def resolved(self, result: Any, *operands: Any) -> Any:
-        """Return what the function of `traced` returned, a tree of arrays.
-
-        Raises:
-            DroppedGradientError: The function closes over what it can't have any more. Where JAX writes a program, that
-                would end in it as a constant, and fail much later.
-        """
-        staged = result if _compat.staging() else None
-        seen = jax.tree.leaves(result) if staged is None else staged[0].consts
-        if any(_compat.foreign(x) for x in seen):
-            raise self.closed_over()
-        return result if staged is None else _compat.evaluated(*staged, *operands)
+            self.refuse_foreign(_compat.closed(self.primal, *operands)[1])
 
     def create(self) -> None:
         """Create what the rule gives derivatives of and what does not exist yet, in a run of its own."""
@@ -132,12 +147,6 @@ class RuleCall:
             _, first = self.run(self.fn, *self.operands)
             packed.include(first, self.grad_vars)
             self.created = first.created
-
-    def commit(self, written: Any) -> None:
-        """Write state outward. Keys count as drawn by `fn`, whoever differentiates."""
-        if self._after is not None:
-            self.packed.after = self._after
-        self.packed.commit(State(written, self.created))
 
     def refuse_constants(self, perturbed: Sequence[bool], closure: Sequence[bool]) -> None:
         """Raise `DroppedGradientError` if a constant, or what `fn` closes over, is being differentiated."""

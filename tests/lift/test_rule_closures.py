@@ -1,0 +1,142 @@
+"""Values that the functions of a custom rule close over, used inside other transforms, and under others around them.
+
+A value that is being differentiated has no derivative in the rule: an error, wherever the rule meets it. Any other
+value is a constant, which `fn` may always close over; a rule may as long as the transform that the value is of runs.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from liftax import errors, nn
+
+X = jnp.asarray([1.0, -2.0])
+P = {"w": jnp.asarray([[2.0, 0.5], [-1.0, 3.0]])}
+
+
+class Weights(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("w", nn.initializers.ones, (2, 2))
+
+
+class Through(nn.Module):
+    body: object
+
+    @nn.compact
+    def __call__(self, *args):
+        return self.body(self, *args)
+
+
+INSIDE = {
+    "plain": lambda w, y: w * y,
+    "jit": lambda w, y: jax.jit(lambda y: w * y)(y),
+    "scan": lambda w, y: jax.lax.scan(lambda c, _: (c, w * y), 0.0, None, length=1)[1][0],
+    "carry": lambda w, y: jax.lax.scan(lambda c, y: (w, c * y), w, jnp.stack([y, y]))[1][1],
+    "cond": lambda w, y: jax.lax.cond(w > -9, lambda y: w * y, lambda y: y, y),
+    "checkpoint": lambda w, y: jax.checkpoint(lambda y: w * y)(y),
+    "vmap": lambda w, y: jax.vmap(lambda y: w * y)(y),
+    "grad": lambda w, y: jax.grad(lambda y: 0.5 * jnp.sum(w * y * y))(y),
+    "custom_vjp": lambda w, y: scaled_by(w)(y),
+}
+
+
+def scaled_by(w):
+    """A function with a rule of JAX itself that closes over `w`."""
+    f = jax.custom_vjp(lambda y: w * y)
+    f.defvjp(lambda y: (w * y, None), lambda _, ct: (w * ct,))
+    return f
+
+
+def over_scan(f):
+    return lambda v, s: jax.lax.scan(lambda c, _: (c + f(v, s), None), 0.0, None, length=2)[0] / 2
+
+
+AROUND = {
+    "nothing": lambda f: f,
+    "jit": jax.jit,
+    "checkpoint": jax.checkpoint,
+    "scan": over_scan,
+    "cond": lambda f: lambda v, s: jax.lax.cond(s > -9, f, lambda v, s: 0.0, v, s),
+    "vmap": lambda f: lambda v, s: jax.vmap(f, (None, 0))(v, jnp.stack([s, s])).mean(),
+    "scan of checkpoint": lambda f: over_scan(jax.checkpoint(f)),
+    "jit of vmap": lambda f: jax.jit(AROUND["vmap"](f)),
+}
+KINDS = ("custom_vjp", "custom_jvp", "custom_gradient")
+WHERE = {"custom_vjp": ("fn", "forward", "backward", "residual"), "custom_jvp": ("fn", "rule", "tangent"),
+         "custom_gradient": ("fn", "map")}  # fmt: skip
+PLACES = [(kind, where) for kind in KINDS for where in WHERE[kind]]
+
+
+def program(kind, where, inside):
+    """A function `(params, s) -> scalar` with a rule, one part of which closes over `sin(s)`."""
+
+    def body(self, s):
+        w = jnp.sin(s)
+        use = lambda place, y: INSIDE[inside](w, y) if place == where else y
+        fn = lambda mdl, x: use("fn", mdl(x))
+        plain = lambda mdl, x: mdl(x)
+        if kind == "custom_vjp":
+
+            def forward(mdl, x):
+                y, vjp_fn = nn.vjp(plain, mdl, x)
+                return use("forward", y), (vjp_fn, w if where == "residual" else 1.0)
+
+            def backward(residuals, ct):
+                vjp_fn, factor = residuals
+                p_ct, x_ct = vjp_fn(use("backward", ct))
+                return p_ct, factor * x_ct
+
+            rule = nn.custom_vjp(fn, forward, backward)
+        elif kind == "custom_jvp":
+
+            def jvp_fn(mdl, *given):
+                y, y_t = nn.jvp(plain, mdl, *given)
+                return use("rule", y), use("tangent", y_t)
+
+            rule = nn.custom_jvp(fn, jvp_fn)
+        else:
+
+            def with_map(mdl, x):
+                y, vjp_fn = nn.vjp(fn, mdl, x)
+                return y, lambda ct: vjp_fn(use("map", ct))
+
+            rule = nn.custom_gradient(with_map)
+        return rule(Weights(name="block"), X + 0 * s).sum()  # the argument has the batch of the closure
+
+    return lambda p, s: Through(body).apply({"params": {"block": p}}, s)
+
+
+def reference(kind, where):
+    """Value of `program`, and gradient to its parameters, where `s` is a constant."""
+    w = jnp.sin(0.7)
+    value = jnp.sum(X @ P["w"]) * (w if where == "fn" else 1.0)
+    scale = w if where in ("backward", "map", "tangent") or (kind, where) == ("custom_gradient", "fn") else 1.0
+    return value, {"w": scale * jnp.stack([X, X], 1)}
+
+
+CELLS = [
+    pytest.param(*place, inside, around, jit, marks=[pytest.mark.long] * (number % 37 != 0))
+    for number, (around, inside, place, jit) in enumerate(itertools.product(AROUND, INSIDE, PLACES, (False, True)))
+    if (place[1], inside) != ("tangent", "custom_vjp")  # JAX can't transpose it
+]
+
+
+@pytest.mark.parametrize(("kind", "where", "inside", "around", "jit"), CELLS)
+def test_a_closure_is_right_or_an_error(kind, where, inside, around, jit):
+    """An error where it is differentiated. A constant to `fn` is right; to a rule, right while its trace lasts."""
+    loss, s, compiled = AROUND[around](program(kind, where, inside)), jnp.asarray(0.7), jax.jit if jit else lambda f: f
+    with pytest.raises(errors.DroppedGradientError, match=f"{kind} at /block.*closes over a value"):
+        compiled(jax.grad(loss, argnums=(0, 1)))(P, s)
+    want, want_grad = reference(kind, where)
+    np.testing.assert_allclose(compiled(loss)(P, s), want, rtol=1e-5)
+    try:
+        got = compiled(jax.grad(loss))(P, s)
+    except errors.DroppedGradientError:
+        assert around != "nothing"
+        assert where != "fn" or kind == "custom_gradient"  # there the function is a rule, too
+    else:
+        np.testing.assert_allclose(got["w"], want_grad["w"], rtol=1e-5)
