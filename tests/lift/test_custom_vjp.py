@@ -17,8 +17,8 @@ def out(mdl, *args):
     return mdl(*args)
 
 
-def forward(mdl, x):
-    return nn.vjp(out, mdl, x)
+def forward(mdl, *args):
+    return nn.vjp(out, mdl, *args)
 
 
 def times(params_factor, x_factor):
@@ -336,6 +336,57 @@ def test_none_for_one_leaf_or_one_collection():
     variables = model.init(KEY, X)
     got = jax.grad(lambda v: jnp.sum(model.apply(v, X)))(variables)["params"]["block"]
     assert_trees_close(got, {"kernel": jnp.broadcast_to(X.sum(0)[:, None], (2, 2)), "bias": jnp.zeros(2)}, CLOSE)
+
+
+@pytest.mark.parametrize("given", [{"params": None}, {"params": {"inner": None, "own": None}}, {}], ids=str)
+def test_none_for_all_variables_of_a_target_that_shares_some(given):
+    """`None` above what belongs to several scopes is zero for all of them; what is left out is an error."""
+    rule = nn.custom_vjp(out, forward, lambda vjp_fn, ct: (given, vjp_fn(ct)[1]))
+
+    def body(self, x):
+        dense = nn.Dense(2)
+        return rule(Outer(inner=dense, name="outer"), dense(x))
+
+    model = Through(body)
+    variables = model.init(KEY, X)
+    loss = jax.grad(lambda v: jnp.sum(model.apply({"params": {"Dense_0": variables["params"]["Dense_0"], **v}}, X)))
+    rest = {"outer": variables["params"]["outer"]}
+    if given:
+        assert_trees_close(loss(rest), scaled(0.0, rest), 0)
+    else:
+        with pytest.raises(errors.CotangentError, match="no cotangent for params"):
+            loss(rest)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", ["map", "None", "float0"])
+def test_arguments_without_a_derivative(kind, jit):
+    """Integers and keys: their cotangents are what `nn.vjp` gives, `None` or an array of `float0`."""
+
+    class Picked(nn.Module):
+        @nn.compact
+        def __call__(self, i, key):
+            return nn.Embed(4, 3)(i) * jax.random.normal(key)
+
+    ids, key = jnp.array([0, 2]), jax.random.key(1)
+
+    def bwd(vjp_fn, ct):
+        params_ct, *cts = vjp_fn(ct)
+        return params_ct, *{"map": cts, "None": [None, None], "float0": [np.zeros(2, jax.dtypes.float0), None]}[kind]
+
+    model = Through(lambda self, i, key: nn.custom_vjp(out, forward, bwd)(Picked(name="block"), i, key))
+    variables = model.init(KEY, ids, key)
+    plain = lambda v: jnp.sum(Picked().apply({"params": v["params"]["block"]}, ids, key) ** 2)
+    grad = jax.grad(lambda v: jnp.sum(model.apply(v, ids, key) ** 2))
+    assert_trees_close((jax.jit(grad) if jit else grad)(variables), jax.grad(plain)(variables), CLOSE)
+
+
+def test_cotangents_of_numpy():
+    model = Through(
+        lambda self, x: nn.custom_vjp(out, forward, lambda _, ct: (None, np.ones((3, 2), "f")))(nn.Dense(2), x)
+    )
+    x = jnp.ones((3, 2))
+    assert_trees_close(jax.grad(lambda x: jnp.sum(model.apply(model.init(KEY, x), x)))(x), np.ones((3, 2)), 0)
 
 
 def test_pytree_arguments_and_outputs_with_integers():

@@ -54,7 +54,7 @@ class View(NamedTuple):
             for prefix, index, below, owns in sorted(slots, key=lambda s: -len(s[0])):
                 for col in list(leaf):
                     part = _removed(leaf, col, prefix)
-                    if part is None or (not owns and not part):
+                    if part is _MISSING or (not owns and not part):
                         continue
                     _graft(roots[index], (col, *below), part, what, error)
         return tuple(roots)
@@ -86,12 +86,18 @@ def _inserted(tree: Any, prefix: Path, part: Any) -> Any:
 
 
 def _removed(leaf: dict[str, Any], col: str, prefix: Path) -> Any:
+    """Take out what is given below `prefix`: None where nothing is given on purpose, there or above."""
     if not prefix:
         return leaf.pop(col)
-    tree = leaf.get(col)
+    tree = leaf[col]
     for name in prefix[:-1]:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return tree.pop(prefix[-1], None) if isinstance(tree, dict) else None
+        tree = tree.get(name, _MISSING) if isinstance(tree, Mapping) else tree
+    if tree is None:
+        return None
+    return tree.pop(prefix[-1], _MISSING) if isinstance(tree, dict) else _MISSING
+
+
+_MISSING = object()
 
 
 def _graft(root: dict[str, Any], path: Path, part: Any, what: str, error: type[errors.LiftaxError]) -> None:
