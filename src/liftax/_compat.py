@@ -200,20 +200,20 @@ def refused(like: Any, error: Exception) -> Any:
     return _Refused(_Refusal(error), jax.typeof(like))
 
 
-def foreign(x: Any) -> bool:
-    """Tell whether `x` is a tracer that the trace that runs now, and those around it, know nothing of.
+def foreign(tree: Any) -> bool:
+    """Tell whether `tree` has a tracer that the trace that runs now, and those around it, know nothing of.
 
     A function that is traced late gets hold of one by closing over it: a value of a transform that has ended, or of
     one that differentiates the function from outside. What `vmap` wraps counts where that goes on, under a new trace
     with the same tag. JAX 0.10 to 0.12 (`_trace` and `val` of tracers, `tag` of traces; see `traces`).
     """
-    while is_tracer(x):
-        now = traces()
-        if any(trace is x._trace for trace in now):
-            return False
-        if not any(_tag(trace) is _tag(x._trace) for trace in now):
-            return True
-        x = x.val
+    now = traces()
+    for x in jax.tree.leaves(tree):
+        while isinstance(x, jax.core.Tracer) and x._trace not in now:
+            tag = getattr(x._trace, "tag", None)
+            if not any(tag is getattr(trace, "tag", trace) for trace in now):
+                return True
+            x = x.val
     return False
 
 
@@ -226,8 +226,9 @@ def traces() -> list[Any]:
     return found
 
 
-def _tag(trace: Any) -> Any:
-    return getattr(trace, "tag", trace)
+def staging() -> bool:
+    """Tell whether a jaxpr is being written now, so that what runs sees no values. JAX 0.10 to 0.12 (`frame`)."""
+    return any(hasattr(trace, "frame") for trace in traces())
 
 
 class barred:
@@ -244,9 +245,12 @@ class barred:
         self.others = others
 
     def __enter__(self) -> None:
-        now = {id(_tag(trace)) for trace in traces()}
-        others = (trace for ref in self.others if (trace := ref()) is not None and trace.is_valid())
-        self.held = [trace for trace in others if id(_tag(trace)) not in now]
+        now = {id(getattr(trace, "tag", trace)) for trace in traces()}  # tags are all equal, but not the same
+        self.held = []
+        for ref in self.others:
+            trace = ref()
+            if trace is not None and trace.is_valid() and id(getattr(trace, "tag", trace)) not in now:
+                self.held.append(trace)
         for trace in self.held:
             trace._invalidated = True
 

@@ -31,7 +31,7 @@ BLOCKS = {
     "jvp": (420, 0.82),
     "grad": (273, 0.77),
     "value_and_grad": (273, 0.77),
-    "grad of custom_vjp": (880, 1.32),  # function and rules are traced once more, to see what they close over
+    "grad of custom_vjp": (700, 0.8),
     "jit": (130, 1.37),
     "vmap": (318, 0.76),
     "scan": (368, 0.9),

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, describe, explain_arity, noted, tree_mismatch
@@ -111,7 +111,7 @@ def with_rule(
         packed = call.packed
 
         def forward(*primals: Any) -> Any:
-            operands = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+            operands = custom_vjp_primal_tree_values(primals)
             call.refuse_constants([p.perturbed for p in primals[4]], [p.perturbed for p in primals[5]])
             call.before_rule(*operands)
             out, state = call.run(forward_fn, *operands)
@@ -155,10 +155,6 @@ def with_rule(
             return call.through(with_rule)
 
     return called
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 
 # --- cotangents ------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class RuleCall:
 
     def refuse_foreign(self, result: Any) -> None:
         """Raise `DroppedGradientError` if a function of the user returns what it had no right to use."""
-        if any(_compat.foreign(x) for x in jax.tree.leaves(result)):
+        if _compat.foreign(result):
             raise self.closed_over()
 
     def primal(self, *operands: Any) -> Any:
@@ -256,18 +256,14 @@ class _Rebuild:
 
 
 _ARRAY = object()
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 def split(tree: Any) -> tuple[list[Any], _Rebuild]:
     """Return the arrays in `tree`, and what puts them back between the other leaves."""
     leaves, treedef = jax.tree.flatten(tree)
-    is_array = [_is_array(x) for x in leaves]
-    static = tuple(_ARRAY if a else x for x, a in zip(leaves, is_array, strict=True))
-    return [x for x, a in zip(leaves, is_array, strict=True) if a], _Rebuild(treedef, static)
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, jax.Array | np.ndarray | np.generic)
+    static = tuple([_ARRAY if isinstance(x, _ARRAYS) else x for x in leaves])
+    return [x for x in leaves if isinstance(x, _ARRAYS)], _Rebuild(treedef, static)
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -301,7 +297,7 @@ def _names(fixed: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) ->
         name + jax.tree_util.keystr(path)
         for name, tree in named
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        if _is_array(x)
+        if isinstance(x, _ARRAYS)
     ]
 
 
