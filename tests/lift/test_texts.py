@@ -257,7 +257,7 @@ def test_text(case):
         program()
 
 
-FORWARDS, BACKWARDS = "rule with nn.custom_jvp.*nn.vhp instead", "place of nn.while_loop use nn.scan"
+FORWARDS, BACKWARDS = "rule with custom_jvp.*vhp instead", "place of while_loop use scan"
 RULED = ruled(lambda r, c: r(c))
 TWICE = nn.custom_vjp(call, lambda m, x: (m(x), x), lambda x, c: (None, c * RULED(BOUND, x)), grad_vars=False)
 
@@ -269,7 +269,8 @@ def doubled(mdl, x):
 NOTES = {
     "jvp": (TypeError, FORWARDS, lambda: nn.jvp(RULED, BOUND, (X,), (X,), {})),
     "jacfwd": (TypeError, FORWARDS, lambda: nn.jacfwd(RULED, BOUND, X)),
-    "root": (TypeError, FORWARDS, lambda: nn.root(RULED, BOUND, X)),
+    "divergence": (TypeError, FORWARDS, lambda: nn.divergence(RULED, BOUND, X)),
+    "linearize": (TypeError, FORWARDS, lambda: nn.linearize(RULED, BOUND, X)[1](X)),
     "hvp": (TypeError, FORWARDS, lambda: nn.hvp(lambda m, x: TWICE(m, x).sum(), BOUND, (X,), (X,))),
     "grad": (ValueError, BACKWARDS, lambda: nn.grad(doubled, BOUND, X)),
     "jacrev": (ValueError, BACKWARDS, lambda: nn.jacrev(doubled, BOUND, X)),

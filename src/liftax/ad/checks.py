@@ -20,6 +20,7 @@ from liftax.errors import (
     ArityError,
     AuxError,
     CotangentError,
+    LiftaxError,
     NonDifferentiableOutputError,
     NonDifferentiablePrimalError,
     TangentError,
@@ -89,7 +90,7 @@ def explain_arity(
     what: str = "vjp",
     wanted: str | None = None,
 ) -> None:
-    """Raise `ArityError` from `error` if `fun` can't be called with `args` and `kwargs` at all; else return.
+    """Raise `ArityError` from `error` if `fun` can't be called with `args` and `kwargs`, or at all; else return.
 
     Args:
         fun: The function.
@@ -99,9 +100,10 @@ def explain_arity(
         what: The transform that speaks.
         wanted: For a function that is no function of primals: its signature.
     """
+    demand_callable(fun, what)
     try:
         signature = inspect.signature(fun)
-    except (TypeError, ValueError):  # not callable, or a builtin without a signature
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     try:
         signature.bind(*args, **kwargs)
@@ -131,6 +133,39 @@ def _function(fun: Callable[..., Any]) -> str:
 
 
 # --- the values ------------------------------------------------------------------------------------------------------
+
+
+def explain_values(fun: Callable[..., Any], primals: Sequence[Any], error: TypeError, what: str, has_aux: bool) -> None:
+    """Raise from `error` if a primal, or what `fun` makes of them, is no value to JAX; else return.
+
+    Args:
+        fun: The function. It runs once more.
+        primals: What it was called with.
+        error: What JAX raised.
+        what: The transform that speaks.
+        has_aux: `fun` returns a pair.
+
+    Raises:
+        NonDifferentiablePrimalError: A primal is no array or number.
+        AuxError: With `has_aux`, `fun` returned no pair.
+        NonDifferentiableOutputError: What it returned is no array or number.
+    """
+    for i, primal in enumerate(primals):
+        for leaf in jax.tree.leaves(primal):
+            if _dtype(leaf) is None:
+                _refuse_primal(primal, leaf, f"argument {i}", what, False)
+    returned: list[Any] = []
+    try:
+        jax.eval_shape(lambda *args: returned.append(fun(*args)), *primals)
+    except Exception:  # its own, which is on its way already
+        return
+    out = demand_pair(returned[0], what)[0] if has_aux else returned[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+        if _dtype(leaf) is None:
+            raise NonDifferentiableOutputError(
+                f"{what} needs a function that returns arrays, and it returned {describe(leaf)}"
+                f"{' at ' * bool(path)}{keystr(path)}. Give other values back with has_aux=True."
+            ) from error
 
 
 def check_float_primals(
@@ -220,6 +255,10 @@ def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
                 f"imaginary parts{_or_holomorphic(what)}."
             )
     wanted = jnp.inexact if what in _FORWARD else jnp.floating
+    if what in ("jacrev", "hessian") and not jax.tree.leaves(out):
+        raise NonDifferentiableOutputError(
+            f"{what} goes through the numbers of the output, and the function returned {describe(out)}, which has none."
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(out):
         dtype = _dtype(leaf)
         if dtype is None or not jnp.issubdtype(dtype, wanted):
@@ -242,6 +281,16 @@ def explain_cotangent(outputs: PyTree, out_ct: PyTree, error: Exception, what: s
             f"{found.path}: expected {found.expected}, got {found.got}. A cotangent has the structure, the shapes and "
             f"the dtypes of primals_out (float0 or anything of the same shape for integers).{found.hint}"
         ) from error
+
+
+def check_pair_of_sequences(primals: Any, tangents: Any, what: str) -> None:
+    """Raise `TangentError` unless both are tuples or lists: one entry for each argument."""
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, tuple | list):
+            raise TangentError(
+                f"{what} expected {name} as a tuple or list, one entry for each argument, and got {describe(given)}. "
+                f"Write {what}(f, (x,), (x_dot,)) instead of {what}(f, x, x_dot)."
+            )
 
 
 def explain_tangents(primals: Sequence[Any], tangents: Sequence[Any], error: Exception, what: str = "jvp") -> None:
@@ -323,30 +372,46 @@ def _float0(x: Any) -> str:
 
 
 class noted:
-    """Add to an error of JAX about a mode of differentiation what to use instead."""
+    """Add to an error of JAX about a mode of differentiation what to use instead.
+
+    Args:
+        fun: A function that runs inside, to say if it can't be called so.
+        args: What it is called with.
+        what: The transform that speaks.
+    """
+
+    def __init__(self, fun: Callable[..., Any] | None = None, args: Sequence[Any] = (), what: str = ""):
+        self.fun, self.args, self.what = fun, args, what
 
     def __enter__(self) -> None:
         """Do nothing."""
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         """Add the note."""
+        if isinstance(error, TypeError) and self.fun is not None and not isinstance(error, LiftaxError):
+            explain_arity(self.fun, self.args, {}, error, self.what)
         if isinstance(error, TypeError | ValueError):
             add_note(error)
+
+
+def lacks_forward_mode(error: Exception) -> bool:
+    """Tell whether JAX raised `error` because there is a `custom_vjp` where it differentiates forwards."""
+    return "forward-mode" in str(error) and "custom_vjp" in str(error)
 
 
 def add_note(error: TypeError | ValueError) -> None:
     """Add to an error of JAX about a mode of differentiation what to use instead, and to any other error nothing."""
     text = str(error)
-    if "forward-mode" in text and "custom_vjp" in text:
+    if lacks_forward_mode(error):
         note = (
-            "liftax: nn.jvp, nn.linearize, nn.jacfwd, nn.hvp, nn.hessian, nn.laplacian, nn.fixed_point and nn.root "
-            "differentiate forwards, for which a rule of nn.custom_vjp says nothing. Give the function its rule with "
-            "nn.custom_jvp, which serves both modes; for a product with a Hessian use nn.vhp instead of nn.hvp."
+            "liftax: jvp, linearize, jacfwd, hvp, hessian, laplacian and divergence differentiate forwards, for which "
+            "a rule of custom_vjp says nothing. Give the function its rule with custom_jvp, which serves both modes; "
+            "for a product with a Hessian use vhp instead of hvp."
         )
     elif "everse-mode" in text and "while_loop" in text:
         note = (
             "liftax: a loop whose number of steps is open can't be differentiated backwards. In the place of "
-            "nn.while_loop use nn.scan, with as many steps as it takes at most; or differentiate forwards (nn.jvp)."
+            "while_loop use scan, with as many steps as it takes at most; or differentiate forwards (jvp)."
         )
     else:
         return
@@ -381,6 +446,11 @@ def _plain(x: Any) -> str:
 def _typestr(dtype: Any, shape: tuple) -> str:
     name = "float0" if dtype == jax.dtypes.float0 else getattr(dtype, "name", str(dtype))
     return f"{name}[{','.join(map(str, shape))}]"
+
+
+def is_value(x: Any) -> bool:
+    """Tell whether `x` is an array or a number, so that JAX can work with it."""
+    return _dtype(x) is not None
 
 
 def _dtype(x: Any) -> Any | None:

@@ -58,7 +58,7 @@ def grad(
         >>> print(ad.grad(lambda x, y: x * y**2, argnums=(0, -1))(2.0, 3.0))
         (Array(9., dtype=float32, weak_type=True), Array(12., dtype=float32, weak_type=True))
     """
-    run = _value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "grad")
+    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "grad")
 
     def grad_fn(*args: Any, **kwargs: Any) -> Any:
         _, grads, *aux = run(args, kwargs)
@@ -88,7 +88,7 @@ def value_and_grad(
         >>> print(value, g)
         8.0 12.0
     """
-    run = _value_and_grad(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "value_and_grad")
+    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "value_and_grad")
 
     def value_and_grad_fn(*args: Any, **kwargs: Any) -> Any:
         value, grads, *aux = run(args, kwargs)
@@ -97,7 +97,7 @@ def value_and_grad(
     return functools.update_wrapper(value_and_grad_fn, fun, updated=())
 
 
-def _value_and_grad(
+def gradient(
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
     has_aux: bool,
@@ -106,7 +106,7 @@ def _value_and_grad(
     reduce_axes: AxisName | Sequence[AxisName],
     what: str,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
-    """Return `(args, kwargs) -> (value, grads[, aux])`."""
+    """Return `(args, kwargs) -> (value, grads[, aux])`; `what` speaks in error texts."""
     demand_callable(fun, what)
     wanted = indices(argnums, what, f" lx.{what} returns a function of the arguments: lx.{what}(f)(x).")
 

@@ -12,11 +12,11 @@ Source: Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computat
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from liftax.ad.checks import describe, explain_tangents
-from liftax.ad.grad import grad
-from liftax.ad.jvp import jvp
+from liftax.ad.checks import check_float_primals, check_pair_of_sequences, explain_tangents
+from liftax.ad.grad import gradient
+from liftax.ad.jvp import run_jvp
 from liftax.ad.vjp import vjp
-from liftax.errors import CotangentError, TangentError
+from liftax.errors import CotangentError
 
 
 def hvp(
@@ -48,9 +48,8 @@ def hvp(
         >>> print(slope, product)
         [4. 1.] [4. 2.]
     """
-    check_pair_of_sequences(primals, tangents, "hvp")
-    gradient = grad(fun, argnums=tuple(range(len(primals))), has_aux=has_aux)
-    return jvp(gradient, primals, tangents, has_aux=has_aux)
+    _check("hvp", primals, tangents)
+    return run_jvp("hvp", _gradient("hvp", fun, len(primals), has_aux), primals, tangents, has_aux)
 
 
 def vhp(
@@ -68,9 +67,8 @@ def vhp(
         >>> print(product)
         [4. 2.]
     """
-    check_pair_of_sequences(primals, tangents, "vhp")
-    gradient = grad(fun, argnums=tuple(range(len(primals))), has_aux=has_aux)
-    grads, vjp_fn, *aux = vjp(gradient, *primals, has_aux=has_aux)
+    _check("vhp", primals, tangents)
+    grads, vjp_fn, *aux = vjp(_gradient("vhp", fun, len(primals), has_aux), *primals, has_aux=has_aux)
     try:
         products = vjp_fn(tuple(tangents))
     except CotangentError as error:
@@ -79,11 +77,16 @@ def vhp(
     return (grads, products, *aux)
 
 
-def check_pair_of_sequences(primals: Any, tangents: Any, what: str) -> None:
-    """Raise `TangentError` unless both are tuples or lists."""
-    for name, given in (("primals", primals), ("tangents", tangents)):
-        if not isinstance(given, tuple | list):
-            raise TangentError(
-                f"{what} expected {name} as a tuple or list, one entry for each argument, and got {describe(given)}. "
-                f"Write {what}(f, (x,), (x_dot,)) instead of {what}(f, x, x_dot)."
-            )
+def _check(what: str, primals: Sequence[Any], tangents: Sequence[Any]) -> None:
+    check_pair_of_sequences(primals, tangents, what)
+    check_float_primals(primals, [f"argument {i}" for i in range(len(primals))], what)
+
+
+def _gradient(what: str, fun: Callable[..., Any], count: int, has_aux: bool) -> Callable[..., Any]:
+    run = gradient(fun, tuple(range(count)), has_aux, False, False, (), what)
+
+    def grads(*args: Any) -> Any:
+        _, found, *aux = run(args, {})
+        return (found, *aux) if has_aux else found
+
+    return grads

@@ -6,11 +6,13 @@
 The solver is not differentiated. Where `g(x, b) = 0` holds for all `b`, `dx = -(dg/dx)^-1 (dg/db) db`: one linear
 system, forwards and (transposed) backwards. So memory does not grow with the number of steps, and derivatives do not
 depend on how the solution was found. Up to 512 unknowns the system is solved directly; beyond that by GMRES, with
-products of the Jacobian alone, and where that does not get there the derivative is NaN.
+products of the Jacobian alone, and where that does not get there the derivative is NaN. Where a function has a
+derivative backwards alone, all of this is done with its backward map, and then there is no derivative forwards.
 
 Source: `jax.lax.custom_root`; Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +20,15 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from liftax.ad.checks import check_float_primals, demand_callable, demand_pair, tree_mismatch
-from liftax.errors import NonDifferentiableOutputError
+from liftax import _compat
+from liftax.ad.checks import (
+    check_float_primals,
+    demand_callable,
+    demand_pair,
+    noted,
+    tree_mismatch,
+)
+from liftax.errors import CustomRuleError, NonDifferentiableOutputError
 
 
 class SolveInfo(NamedTuple):
@@ -53,7 +62,8 @@ def fixed_point(
 
     Args:
         fun: The function. Its output is like its first argument. Its solution can be differentiated in `args` and in
-            what `fun` closes over, forwards and backwards, any number of times.
+            what `fun` closes over, forwards and backwards, any number of times; with a `custom_vjp` on the way from
+            `x`, backwards alone.
         x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
         *args: The other arguments.
         has_aux: `fun` returns a pair `(output, aux)`.
@@ -68,6 +78,8 @@ def fixed_point(
         AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiableOutputError: The output of `fun` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
+        ArityError: `fun` can't be called with `(x0, *args)`.
+        CustomRuleError: (while differentiating) A `custom_vjp` in `fun` has a rule that is not linear in the cotangent.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -87,7 +99,8 @@ def fixed_point(
     def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
         return jax.tree.map(jnp.add, x, fx)
 
-    x, info = _solve(residual, step, x0, tolerance, max_steps)
+    with noted(fun, (x0, *args), "fixed_point"):
+        x, info = _solve("fixed_point", residual, step, step, x0, tolerance, max_steps)
     return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
@@ -108,9 +121,8 @@ def root(
         `(x, info)`, or `(x, info, aux)` if `has_aux`; see `fixed_point`.
 
     Raises:
-        AuxError: With `has_aux`, `fun` returned no pair.
-        NonDifferentiableOutputError: The output of `fun` is not like `x0`.
-        NonDifferentiablePrimalError: `x0` is not floating-point.
+        ArityError, AuxError, NonDifferentiableOutputError, NonDifferentiablePrimalError, CustomRuleError: see
+            `fixed_point`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -129,14 +141,26 @@ def root(
     def step(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
         return jax.tree.map(jnp.subtract, x, _linear_solve(lambda v: jax.jvp(f, (x,), (v,))[1], fx))
 
-    x, info = _solve(residual, step, x0, tolerance, max_steps)
+    def step_in_reverse(f: Callable[[Any], Any], x: Any, fx: Any) -> Any:
+        flat, unravel = ravel_pytree(x)
+        jacobian = jax.jacrev(lambda flat: ravel_pytree(f(unravel(flat)))[0])(flat)
+        return unravel(flat - _direct(jacobian, ravel_pytree(fx)[0]))
+
+    with noted(fun, (x0, *args), "root"):
+        x, info = _solve("root", residual, step, step_in_reverse, x0, tolerance, max_steps)
     return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
 def _solve(
-    residual: Callable[[Any], Any], step: Callable[..., Any], x0: Any, tolerance: float, max_steps: int
+    what: str,
+    residual: Callable[[Any], Any],
+    step: Callable[..., Any],
+    step_in_reverse: Callable[..., Any],
+    x0: Any,
+    tolerance: float,
+    max_steps: int,
 ) -> tuple[Any, SolveInfo]:
-    def solve(f: Callable[[Any], Any], x0: Any) -> tuple[Any, tuple[Any, Any]]:
+    def iterate(step: Callable[..., Any], f: Callable[[Any], Any], x0: Any) -> tuple[Any, tuple[Any, Any]]:
         def unfinished(state: Any) -> Any:
             steps, _, _, error = state
             return (steps < max_steps) & ~(error <= tolerance)
@@ -152,9 +176,64 @@ def _solve(
         return x, (steps.astype(float), error)  # JAX takes no integers here
 
     x0 = jax.tree.map(jnp.asarray, x0)
-    x, info = jax.lax.custom_root(residual, x0, solve, _linear_solve, has_aux=True)
+    g, consts = _compat.closed(residual, x0)
+    residual = functools.partial(g, consts)
+    if _goes_forwards(residual, x0):
+        solve = functools.partial(iterate, step)
+        x, info = jax.lax.custom_root(residual, x0, solve, _linear_solve, has_aux=True)
+    else:
+        x, info = _solve_in_reverse(what, g, consts, functools.partial(iterate, step_in_reverse), x0)
     steps, error = jax.lax.stop_gradient(info)
     return x, SolveInfo(steps.astype(int), error)
+
+
+def _goes_forwards(f: Callable[[Any], Any], x: Any) -> bool:
+    """Tell whether there is no `jax.custom_vjp` between `x` and `f(x)`."""
+    if not _uses(jax.make_jaxpr(f)(x).jaxpr, "custom_vjp_call"):  # by far the most frequent case
+        return True
+    return not _uses(jax.make_jaxpr(lambda x: jax.jvp(f, (x,), (x,))[1])(x).jaxpr, "custom_lin")
+
+
+def _uses(jaxpr: Any, name: str) -> bool:
+    for eqn in jaxpr.eqns:
+        inner = [getattr(v, "jaxpr", v) for param in eqn.params.values() for v in jax.tree.leaves(param)]
+        if eqn.primitive.name.startswith(name) or any(_uses(j, name) for j in inner if hasattr(j, "eqns")):
+            return True
+    return False
+
+
+def _solve_in_reverse(
+    what: str, g: Callable[..., Any], consts: Any, solve: Callable[..., Any], x0: Any
+) -> tuple[Any, Any]:
+    """Solve `g(consts, x) = 0`, where `g` has a derivative backwards alone, as with a `jax.custom_vjp` in it.
+
+    For a cotangent u of the solution, `w^T dg/dx = -u^T`, and `w^T dg/db` is the cotangent of b.
+    """
+
+    @jax.custom_vjp
+    def solved(consts: Any, x0: Any) -> Any:
+        return solve(lambda x: g(consts, x), x0)
+
+    def forward(consts: Any, x0: Any) -> Any:
+        x, info = solved(consts, x0)
+        return (x, info), (consts, x)
+
+    def backward(residuals: Any, out_ct: Any) -> Any:
+        consts, x = residuals
+        _, pull = jax.vjp(lambda x: g(consts, x), x)
+        try:
+            w = _linear_solve(lambda w: pull(w)[0], jax.tree.map(jnp.negative, out_ct[0]))
+        except (NotImplementedError, AssertionError) as error:  # what JAX says of a step that is not linear
+            raise CustomRuleError(
+                f"{what}: the backward rule of a custom_vjp in the function is not linear in its cotangent (it clips "
+                "it, or takes its sign), so there is no implicit derivative. Apply the rule to the solution instead: "
+                "outside of the function."
+            ) from error
+        _, pull = jax.vjp(lambda consts: g(consts, x), consts)
+        return (*pull(w), jax.tree.map(jnp.zeros_like, x))
+
+    solved.defvjp(forward, backward)
+    return solved(consts, x0)
 
 
 def _linear_solve(matvec: Callable[[Any], Any], b: Any) -> Any:
@@ -171,11 +250,16 @@ def _solved(matvec: Callable[[Any], Any], b: Any) -> Any:
 
     wide = flat.astype(dtype)
     if flat.size <= _DENSE:
-        x = jnp.linalg.solve(jax.vmap(product, out_axes=1)(jnp.eye(flat.size, dtype=dtype)), wide)
+        x = _direct(jax.vmap(product, out_axes=1)(jnp.eye(flat.size, dtype=dtype)), wide)
     else:
         eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(b))
         x = _krylov(product, wide, eps)
     return unravel(x.astype(flat.dtype))
+
+
+def _direct(matrix: Any, b: Any) -> Any:
+    dtype = jnp.promote_types(b.dtype, jnp.float32)  # what solvers know
+    return jnp.linalg.solve(matrix.astype(dtype), b.astype(dtype)).astype(b.dtype)
 
 
 def _krylov(product: Callable[[Any], Any], b: Any, eps: float) -> Any:

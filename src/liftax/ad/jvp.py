@@ -13,8 +13,16 @@ from typing import Any, Literal, TypeVar, overload
 
 import jax
 
-from liftax.ad.checks import demand_callable, demand_pair, describe, explain_arity, explain_tangents
-from liftax.errors import TangentError
+from liftax.ad.checks import (
+    add_note,
+    check_pair_of_sequences,
+    demand_callable,
+    demand_pair,
+    explain_arity,
+    explain_tangents,
+    explain_values,
+)
+from liftax.errors import LiftaxError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -60,6 +68,7 @@ def jvp(
         ArityError: `fun` can't be called with that many arguments, or at all.
         AuxError: With `has_aux`, `fun` returned no pair.
         TangentError: `tangents` do not fit `primals`, or one of them is no tuple or list.
+        NonDifferentiablePrimalError, NonDifferentiableOutputError: A primal, or what `fun` returned, is no array.
 
     Example:
         >>> import jax
@@ -68,24 +77,31 @@ def jvp(
         >>> print(f"{y:.6f} {y_dot:.6f}")
         0.099833 0.199001
     """
-    demand_callable(fun, "jvp")
-    for name, given in (("primals", primals), ("tangents", tangents)):
-        if not isinstance(given, tuple | list):
-            raise TangentError(
-                f"jvp expected {name} as a tuple or list, one entry for each argument, and got {describe(given)}. "
-                f"Write jvp(f, (x,), (x_dot,)) instead of jvp(f, x, x_dot)."
-            )
+    return run_jvp("jvp", fun, primals, tangents, has_aux)
+
+
+def run_jvp(
+    what: str, fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool
+) -> tuple[Any, ...]:
+    """Return what `jvp` returns; `what` speaks in error texts."""
+    demand_callable(fun, what)
+    check_pair_of_sequences(primals, tangents, what)
     pure = fun
     if has_aux:
 
         def pure(*args: Any) -> Any:
-            return demand_pair(fun(*args), "jvp")
+            return demand_pair(fun(*args), what)
 
         functools.update_wrapper(pure, fun, updated=())
     try:
         return jax.jvp(pure, tuple(primals), tuple(tangents), has_aux=has_aux)
+    except LiftaxError:
+        raise
     except (TypeError, ValueError) as error:
-        explain_tangents(primals, tangents, error)
         if isinstance(error, TypeError):
-            explain_arity(fun, primals, {}, error, "jvp")
+            explain_values(fun, primals, error, what, has_aux)
+        explain_tangents(primals, tangents, error, what)
+        if isinstance(error, TypeError):
+            explain_arity(fun, primals, {}, error, what)
+        add_note(error)
         raise

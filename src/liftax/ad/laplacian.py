@@ -22,6 +22,7 @@ Nature Machine Intelligence 6 (2024); Hutchinson, Communications in Statistics 1
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from liftax import _compat
-from liftax.ad.checks import check_float_primals, check_jacobian_types, demand_callable, demand_pair, tree_mismatch
-from liftax.errors import ArityError, NonDifferentiableOutputError
+from liftax.ad.checks import (
+    check_float_primals,
+    check_jacobian_types,
+    demand_callable,
+    demand_pair,
+    describe,
+    is_value,
+    noted,
+    tree_mismatch,
+)
+from liftax.errors import ArityError, InvalidRngError, NonDifferentiableOutputError
 from liftax.typing import PRNGKey
 
 
@@ -61,6 +71,7 @@ def laplacian(
         NonDifferentiableOutputError: An output is an integer or a Boolean.
         ArityError: `fun` can't be called, or there is no argument; one of `key` and `samples` is missing;
             `samples` is no positive integer.
+        InvalidRngError: `key` is no rng key.
         AuxError: With `has_aux`, `fun` returned no pair.
 
     Example:
@@ -79,16 +90,17 @@ def laplacian(
         check_jacobian_types(out, (), "laplacian")
         leaves, treedef = jax.tree.flatten(out)
         rest, rest_treedef = jax.tree.flatten(aux)
-        types.append((len(leaves), treedef, rest_treedef))
-        return [*leaves, *rest]
+        types.append((len(leaves), treedef, rest, rest_treedef))
+        return [*leaves, *filter(is_value, rest)]
 
-    closed = jax.make_jaxpr(pure)(flat)
-    count, treedef, rest_treedef = types[0]
-    found = _propagate(closed.jaxpr, closed.consts, [_Dense(flat, directions, None)])
-    values = [_value(x) for x in found]
-    out = treedef.unflatten(values[:count])
+    with noted(fun, primals, "laplacian"):
+        closed = jax.make_jaxpr(pure)(flat)
+        count, treedef, rest, rest_treedef = types[0]
+        found = _propagate(closed.jaxpr, closed.consts, [_Dense(flat, directions, None)])
+    values = iter([_value(x) for x in found])
+    out = treedef.unflatten(itertools.islice(values, count))
     lap = treedef.unflatten([_laplacian(x) for x in found[:count]])
-    aux = rest_treedef.unflatten(values[count:])
+    aux = rest_treedef.unflatten([next(values) if is_value(x) else x for x in rest])
     return (out, lap, aux) if has_aux else (out, lap)
 
 
@@ -113,7 +125,7 @@ def divergence(
 
     Raises:
         NonDifferentiableOutputError: The output is not like the first argument.
-        NonDifferentiablePrimalError, ArityError, AuxError: see `laplacian`.
+        NonDifferentiablePrimalError, ArityError, InvalidRngError, AuxError: see `laplacian`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,11 +146,12 @@ def divergence(
             )
         return ravel_pytree(out)[0], (out, aux)
 
-    _, jvp_fn, (out, aux) = jax.linearize(pure, flat, has_aux=True)
-    if isinstance(directions, _Identity):
-        div = jnp.trace(jax.vmap(jvp_fn)(directions.dense()))
-    else:
-        div = jnp.sum(jax.vmap(jvp_fn)(directions) * directions)
+    with noted(fun, primals, "divergence"):
+        _, jvp_fn, (out, aux) = jax.linearize(pure, flat, has_aux=True)
+        if isinstance(directions, _Identity):
+            div = jnp.trace(jax.vmap(jvp_fn)(directions.dense()))
+        else:
+            div = jnp.sum(jax.vmap(jvp_fn)(directions) * directions)
     return (out, div, aux) if has_aux else (out, div)
 
 
@@ -160,7 +173,13 @@ def _directions(
     if samples is None:
         directions = _Identity(flat)
     else:
-        directions = jax.random.rademacher(key, (samples, flat.size), flat.dtype) / np.sqrt(samples).astype(flat.dtype)
+        try:
+            signs = jax.random.rademacher(key, (samples, flat.size), flat.dtype)
+        except (TypeError, ValueError):
+            raise InvalidRngError(
+                f"{what} got key={describe(key)}, expected an rng key: jax.random.key(seed)."
+            ) from None
+        directions = signs / np.sqrt(samples).astype(flat.dtype)
     return flat, directions, lambda flat: fun(unravel(flat), *primals[1:])
 
 

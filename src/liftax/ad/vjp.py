@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 
 from liftax import _compat
-from liftax.ad.checks import add_note, demand_callable, demand_pair, describe, explain_arity, explain_cotangent
+from liftax.ad.checks import add_note, demand_callable, describe, explain_arity, explain_cotangent, explain_values
 from liftax.ad.reduce import mark, resolve_axes
 from liftax.errors import CotangentError, LiftaxError
 from liftax.typing import AxisName, PyTree
@@ -156,6 +156,7 @@ def vjp(
     Raises:
         ArityError: `fun` can't be called with that many arguments, or at all.
         AuxError: With `has_aux`, `fun` returned no pair.
+        NonDifferentiablePrimalError, NonDifferentiableOutputError: A primal, or what `fun` returned, is no array.
         ReduceAxesError: `reduce_axes` holds something that is no name of an axis bound here.
 
     Example:
@@ -193,7 +194,6 @@ def vjp(
         raise
     except TypeError as error:
         explain_arity(fun, primals, {}, error)
-        if has_aux:
-            jax.eval_shape(lambda *args: demand_pair(fun(*args), "vjp") and None, *primals)
+        explain_values(fun, primals, error, "vjp", has_aux)
         raise
     return primals_out, VjpFn(jax_vjp), *aux

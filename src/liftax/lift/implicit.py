@@ -51,6 +51,7 @@ def fixed_point(
         AuxError: With `has_aux`, `fn` returned no pair.
         NonDifferentiableOutputError: The output of `fn` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
+        CustomRuleError: (while differentiating) A `custom_vjp` in `fn` has a rule that is not linear in the cotangent.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
     Example:

@@ -20,6 +20,7 @@ import jax
 
 from liftax.ad.checks import noted
 from liftax.lift.operands import Layout, Operands
+from liftax.lift.rule import split
 from liftax.typing import Filter
 
 
@@ -170,15 +171,20 @@ def _derivatives(
     rngs: Filter,
 ) -> Any:
     operands = Operands(what, mdl, primals, wrt, argnums, variables, rngs, holomorphic=holomorphic)
-    pure = operands.pure(fn, has_aux)
-    point = operands.create(pure)
+    run = operands.pure(fn, has_aux)
+    point = operands.create(run)
+
+    def pure(*point: Any) -> Any:
+        y, (out, aux, state) = run(*point)
+        return y, (out, split(aux), state)  # JAX maps over what goes through here, which has to be arrays
+
     transformed = _IN_JAX[what](pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
     with noted():
-        found, (out, aux, state) = transformed(*point)
+        found, (out, (arrays, rebuild), state) = transformed(*point)
     operands.commit(state)
     varying = operands.entries([point[i] for i in operands.argnums])
     result = _arranged(found, out, varying if what == "hessian" else None, operands.layout)
-    return (result, aux) if has_aux else result
+    return (result, rebuild(arrays)) if has_aux else result
 
 
 def _arranged(found: Any, tree: Any, varying: tuple[Any, ...] | None, layout: Layout) -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import describe, explain_cotangent, explain_tangents, noted
+from liftax.ad.checks import add_note, describe, explain_cotangent, explain_tangents, noted
 from liftax.core.pack import State
 from liftax.lift.fill import Rule, complete
 from liftax.lift.operands import Layout, Operands
@@ -66,6 +66,7 @@ class JvpFn:
             return self.jax_jvp(variables_t, *given[1:])
         except (TypeError, ValueError) as error:
             explain_tangents(args, given[1:], error, "linearize")
+            add_note(error)
             raise
 
     def __repr__(self) -> str:

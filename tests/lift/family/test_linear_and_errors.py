@@ -163,3 +163,31 @@ def test_vhp_where_forward_mode_is_missing():
     assert product == 2.0
     with pytest.raises(TypeError, match="custom_vjp"):
         lx.hvp(square, (3.0,), (1.0,))
+
+
+FUNCTIONS = {
+    "vjp": nn.vjp,
+    "jvp": lambda f, mdl, x, **o: nn.jvp(f, mdl, (x,), (x,), {}, **o),
+    "grad": nn.grad,
+    "linearize": nn.linearize,
+    "jacfwd": nn.jacfwd,
+    "jacrev": nn.jacrev,
+    "hessian": nn.hessian,
+    "hvp": lambda f, mdl, x, **o: nn.hvp(f, mdl, (x,), (x,), **o),
+    "laplacian": nn.laplacian,
+    "fixed_point": nn.fixed_point,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_function_and_aux_of_no_arrays(name):
+    mdl = nn.Dense(2).bind({"params": {"kernel": 0.3 * jnp.eye(2), "bias": jnp.ones(2)}})
+    with pytest.raises(errors.ArityError, match=f"^{name} expected a function and got a str"):
+        FUNCTIONS[name]("f", mdl, X)
+    scalar = name in ("grad", "hessian", "hvp")
+    aux = ("note", 3, [1.5])
+    *_, found = FUNCTIONS[name](lambda mdl, x: (mdl(x).sum() if scalar else mdl(x), aux), mdl, X, has_aux=True)
+    assert found == aux
+    if name in ("jacrev", "hessian"):
+        with pytest.raises(errors.NonDifferentiableOutputError, match=f"{name} .* returned None, which has none"):
+            FUNCTIONS[name](lambda mdl, x: None, mdl, X)
