@@ -25,16 +25,16 @@ SOURCE = str(Path(liftax.__file__).parent)
 TINY = 22
 """Calls of liftax for a module with one parameter, made, called and forgotten."""
 BLOCKS = {
-    "mlp": (162, 0.8),
-    "grad of mlp": (162, 0.76),
-    "vjp": (265, 0.78),
-    "jvp": (420, 0.82),
-    "grad": (273, 0.77),
-    "value_and_grad": (273, 0.77),
+    "mlp": (163, 0.55),
+    "grad of mlp": (163, 0.64),
+    "vjp": (265, 0.66),
+    "jvp": (420, 0.63),
+    "grad": (273, 0.63),
+    "value_and_grad": (273, 0.64),
     "grad of custom_vjp": (700, 0.8),
     "jit": (130, 1.37),
-    "vmap": (318, 0.76),
-    "scan": (368, 0.9),
+    "vmap": (318, 0.52),
+    "scan": (368, 0.71),
     "vmap_jit_grad": (285, 1.48),
     # By hand one function is under jax.checkpoint, which JAX traces once for all blocks. Here each block is traced, to
     # be compared with those before it; what JAX derives from the trace it derives once.
@@ -42,7 +42,7 @@ BLOCKS = {
     "grad of remat": (640, 1.75),
     "scan_remat_vjp": (1430, 12.5),
     "grad of scan_remat_vjp": (1430, 1.55),
-    "init": (285, 1.38),
+    "init": (285, 1.1),
 }
 """For each further block, three layers in a module, by what is around it: own calls, and all over those by hand."""
 

@@ -3,7 +3,8 @@
     relu : array -> array, of one shape
 
 JAX has their derivative rules, so there is nothing to add to them. Their formulas are documented where they live, in
-`jax.nn`. `PReLU` alone is a module: it has a parameter.
+`jax.nn`. Most are under `jax.jit` there, and traced once for all calls alike; those that are not have it here (see
+`liftax.nn.tracing`). `PReLU` alone is a module: it has a parameter.
 """
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 from jax.nn import (
     celu,
     elu,
-    gelu,
     glu,
     hard_sigmoid,
     hard_silu,
@@ -22,8 +22,6 @@ from jax.nn import (
     log_softmax,
     logsumexp,
     one_hot,
-    relu,
-    relu6,
     selu,
     sigmoid,
     silu,
@@ -71,6 +69,67 @@ __all__ = [
     "swish",
     "tanh",
 ]
+
+
+_gelu = jax.jit(jax.nn.gelu, static_argnames=("approximate",), inline=True)
+_relu = jax.jit(jax.nn.relu, inline=True)
+_relu6 = jax.jit(jax.nn.relu6, inline=True)
+
+
+def gelu(x: ArrayLike, approximate: bool = True) -> Array:
+    """Apply `jax.nn.gelu`, traced once for all calls alike.
+
+    Args:
+        x: any shape, any real dtype.
+        approximate: whether to use the form with tanh, or the exact one with erf.
+
+    Returns:
+        An array of the shape of `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> x = jnp.array([-30.0, 0.0, 30.0])
+        >>> nn.gelu(x) == nn.relu(x)
+        Array([ True,  True,  True], dtype=bool)
+    """
+    return _gelu(x, approximate=approximate)
+
+
+def relu(x: ArrayLike) -> Array:
+    """Apply `jax.nn.relu`, traced once for all calls alike.
+
+    Args:
+        x: any shape, any real dtype.
+
+    Returns:
+        An array of the shape and dtype of `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> nn.relu(jnp.array([-1.0, 2.0]))
+        Array([0., 2.], dtype=float32)
+    """
+    return _relu(x)
+
+
+def relu6(x: ArrayLike) -> Array:
+    """Apply `jax.nn.relu6`, traced once for all calls alike.
+
+    Args:
+        x: any shape, any real dtype.
+
+    Returns:
+        An array of the shape and dtype of `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from liftax import nn
+        >>> nn.relu6(jnp.array([-1.0, 2.0, 7.0]))
+        Array([0., 2., 6.], dtype=float32)
+    """
+    return _relu6(x)
 
 
 class PReLU(Module):
