@@ -5,6 +5,7 @@ context of a call for later (the forward rule of `custom_vjp` is traced when JAX
 """
 
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 
@@ -25,6 +26,7 @@ class Frame(NamedTuple):
 class _Calls(threading.local):
     top = Frame()
     within: tuple[str, str] | None = None  # the innermost lifted transform that runs: its name, its target
+    guards: tuple["Guard", ...] = ()  # those that this thread holds
     named = True  # whether operations stand under the names of modules in profiles
 
     def __reduce__(self) -> str:  # by name: methods of modules refer to it, and are pickled by value by cloudpickle
@@ -32,3 +34,44 @@ class _Calls(threading.local):
 
 
 calls = _Calls()
+
+
+class Guard:
+    """Lets one thread at a time use a bound module, which changes while it runs; others wait.
+
+    Modules of `init` and `apply` are made anew in each call, so that they need none.
+    """
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __reduce__(self) -> Any:
+        return Guard, ()  # a copy of the module has its own
+
+
+def acquire(guards: Iterable[Guard]) -> tuple[Guard, ...]:
+    """Acquire what this thread does not hold yet, in an order that all threads keep; return what to release."""
+    held = calls.guards
+    fresh = tuple(sorted({guard for guard in guards if guard not in held}, key=id))
+    for guard in fresh:
+        guard.lock.acquire()
+    calls.guards = held + fresh
+    return fresh
+
+
+def release(guards: tuple[Guard, ...]) -> None:
+    """Release what `acquire` returned."""
+    calls.guards = tuple(guard for guard in calls.guards if guard not in guards)
+    for guard in guards:
+        guard.lock.release()
+
+
+def guarded(guards: Iterable[Guard], fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return `fun(*args, **kwargs)`, run by one thread at a time."""
+    fresh = acquire(guards)
+    try:
+        return fun(*args, **kwargs)
+    finally:
+        release(fresh)

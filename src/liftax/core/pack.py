@@ -29,7 +29,7 @@ import jax
 
 from liftax import errors
 from liftax.core import filters
-from liftax.core.calls import Frame, calls
+from liftax.core.calls import Frame, Guard, acquire, calls, guarded, release
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
 from liftax.core.view import View
@@ -183,7 +183,7 @@ class Packed:
 class Bound:
     """The context that `Packed.bind` returns, and, inside it, the inner target."""
 
-    __slots__ = ("_frame", "_groups", "_keys", "_saved", "_scopes", "_within", "packed", "target")
+    __slots__ = ("_frame", "_groups", "_guards", "_keys", "_saved", "_scopes", "_within", "packed", "target")
 
     def __init__(self, packed: Packed, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]):
         self.packed = packed
@@ -193,6 +193,7 @@ class Bound:
     def __enter__(self) -> "Bound":
         packed = self.packed
         scopes = []
+        guards: list[Guard] = []
         self._within = calls.within
         calls.within = packed.name, ", ".join(root.path_text for root in packed.roots)
         for i, outer in enumerate(packed.roots):
@@ -211,8 +212,12 @@ class Bound:
             store.rng_base = packed.rng_bases[i]
             store.moved = outer.store.moved
             store.outer, store.filters, store.creates = outer.store, packed.filters, packed.creates
+            if (guard := outer.store.guard) is not None:
+                store.guard = guard
+                guards.append(guard)
             scopes.append(Scope(store, None, outer.name, outer.path))
         self._scopes = scopes
+        self._guards = acquire(guards) if guards else ()
         self._frame = calls.top
         self._saved = saved = []
         leaves = []
@@ -242,6 +247,8 @@ class Bound:
         packed.after = tuple(
             ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in self._scopes
         )
+        if self._guards:
+            release(self._guards)
 
 
 def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Packed:
@@ -274,6 +281,13 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         Array(6., dtype=float32, weak_type=True)
     """
     leaves, treedef = _leaves(target, name)
+    guards = []
+    for leaf in leaves:
+        scope = leaf if isinstance(leaf, Scope) else leaf.scope
+        if scope is not None and scope.store.guard is not None and scope.store.guard not in calls.guards:
+            guards.append(scope.store.guard)
+    if guards:
+        return guarded(guards, unbind, target, groups, rngs, name)
     found, scopes = [], []
     for leaf in leaves:
         parts = _reached(leaf, name)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from liftax import _compat
-from liftax.core.calls import calls
+from liftax.core.calls import Guard, calls
 from liftax.core.filters import in_filter
 from liftax.typing import Filter, Path, PRNGKey
 
@@ -32,6 +32,7 @@ class Store:
         "dead",
         "filters",
         "flags",
+        "guard",
         "keys",
         "known",
         "moved",
@@ -75,6 +76,7 @@ class Store:
         self.outer: Store | None = None  # for a lifted transform that runs: the store of the scope that it packed
         self.filters: Sequence[Filter] = ()  # those of the transform
         self.creates = True  # variables may be created
+        self.guard: Guard | None = None  # of a bound module, which other threads may have hold of
         self.dead = False
         self.rng_base = 0  # how many leading names of a path the keys know already: draws fold the others
         self._mutable: dict[str, bool] = {}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 
 from liftax import errors
-from liftax.core.calls import Frame, calls
+from liftax.core.calls import Frame, calls, guarded
 from liftax.module.intercept import through
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,6 +82,8 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
             state, scope = self._state, self.scope
         except AttributeError:  # a callable in the class body that is no method
             return fun(self, *args, **kwargs)
+        if scope is not None and scope.store.guard is not None and scope.store.guard not in calls.guards:
+            return guarded((scope.store.guard,), method, self, *args, **kwargs)
         if is_setup:
             if scope is None:
                 raise errors.CallSetupUnboundModuleError(_unbound(self, "setup"))

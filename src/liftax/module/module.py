@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from liftax import core, errors
-from liftax.core.calls import calls
+from liftax.core.calls import Guard, calls
 from liftax.core.pack import is_target
 from liftax.core.scope import Scope
 from liftax.core.variable import Variable
@@ -66,7 +66,7 @@ class Module(Binding, Summarized):
     def bind(self: M, variables: Mapping[str, Any], *args: Any, rngs: Any = None, mutable: Filter = False) -> M:
         """Return a copy that is bound to `variables`, to be used step by step.
 
-        Prefer `apply`, which is pure.
+        Prefer `apply`, which is pure. Of threads that use one bound module, one runs at a time and the others wait.
 
         Args:
             variables: collection -> nested mapping of arrays.
@@ -75,7 +75,9 @@ class Module(Binding, Summarized):
             mutable: which collections may be written.
         """
         _check_instance(self, "bind")
-        return self.clone(parent=core.bind(variables, rngs, mutable), _deep_clone=True)
+        scope = core.bind(variables, rngs, mutable)
+        scope.store.guard = Guard()
+        return self.clone(parent=scope, _deep_clone=True)
 
     def unbind(self: M) -> tuple[M, dict[str, Any]]:
         """Return an unbound copy, and the variables that this module holds."""
