@@ -62,7 +62,6 @@ AROUND = {
     "scan": over_scan,
     "cond": lambda f: lambda v, s: jax.lax.cond(s > -9, f, lambda v, s: 0.0, v, s),
     "vmap": lambda f: lambda v, s: jax.vmap(f, (None, 0))(v, jnp.stack([s, s])).mean(),
-    "scan of checkpoint": lambda f: over_scan(jax.checkpoint(f)),
     "jit of vmap": lambda f: jax.jit(AROUND["vmap"](f)),
 }
 KINDS = ("custom_vjp", "custom_jvp", "custom_gradient")
@@ -119,9 +118,9 @@ def reference(kind, where):
 
 
 CELLS = [
-    pytest.param(*place, inside, around, jit, marks=[pytest.mark.long] * (number % 37 != 0))
-    for number, (around, inside, place, jit) in enumerate(itertools.product(AROUND, INSIDE, PLACES, (False, True)))
-    if (place[1], inside) != ("tangent", "custom_vjp")  # JAX can't transpose it
+    pytest.param(*place, inside, around, number % 2 == 0, marks=[pytest.mark.long] * (number % 19 != 0))
+    for number, (around, inside, place) in enumerate(itertools.product(AROUND, INSIDE, PLACES))
+    if place[1] != "tangent" or inside not in ("cond", "custom_vjp")  # these JAX can't always transpose
 ]
 
 
