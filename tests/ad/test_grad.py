@@ -187,6 +187,8 @@ def test_argnums():
         ad.grad(lambda x: x, (0, -2))(1.0)
     with pytest.raises(ArityError, match=r"argnums=\(0, -1\), which names an argument twice"):
         ad.grad(lambda x: x, (0, -1))(1.0)
+    with pytest.raises(ArityError, match="argnums=True, expected an integer"):
+        ad.grad(lambda x: x, True)
     with pytest.raises(ArityError, match="argnums='x', expected an integer"):
         ad.grad(lambda x: x, "x")
 

@@ -73,3 +73,10 @@ def test_lifted_custom_vjp_on_the_way(solver):
     variables = Layer(True).init(jax.random.key(0), B)
     got, want = (jax.jit(jax.grad(Layer(r).apply, (0, 1)))(variables, B) for r in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+
+
+@pytest.mark.parametrize("solver", [lx.fixed_point, lx.root])
+@pytest.mark.parametrize("option", ["tolerance", "max_steps"])
+def test_options_are_numbers(solver, option):
+    with pytest.raises(errors.ArityError, match=f"{solver.__name__} got {option}=a str, expected a number"):
+        solver(lambda x: 0.5 * x, B, **{option: "3"})

@@ -6,6 +6,7 @@ positions : int | tuple[int, ...], number of arguments -> list of positions from
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from liftax.ad.checks import describe
 from liftax.errors import ArityError
@@ -23,11 +24,11 @@ def indices(argnums: int | Sequence[int], what: str, hint: str = "") -> int | tu
         ArityError: it is neither an integer nor a sequence of integers.
     """
     try:
-        return operator.index(argnums)  # type: ignore[arg-type]
+        return _index(argnums)
     except TypeError:
         pass
     try:
-        return tuple(operator.index(i) for i in argnums)  # type: ignore[union-attr]
+        return tuple(_index(i) for i in argnums)  # type: ignore[union-attr]
     except TypeError:
         entries = argnums if isinstance(argnums, tuple | list) else (argnums,)
         plain = all(isinstance(x, str | int | float | None) for x in entries)
@@ -52,3 +53,9 @@ def positions(argnums: int | tuple[int, ...], n: int, what: str) -> list[int]:
     if len(set(where)) < len(where):
         raise ArityError(f"{what} got argnums={argnums}, which names an argument twice. Name each once.")
     return where
+
+
+def _index(i: Any) -> int:
+    if isinstance(i, bool):  # an option that slipped into the place of argnums
+        raise TypeError
+    return operator.index(i)

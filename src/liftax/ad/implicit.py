@@ -25,10 +25,12 @@ from liftax.ad.checks import (
     check_float_primals,
     demand_callable,
     demand_pair,
+    describe,
+    is_value,
     noted,
     tree_mismatch,
 )
-from liftax.errors import CustomRuleError, NonDifferentiableOutputError
+from liftax.errors import ArityError, CustomRuleError, NonDifferentiableOutputError
 
 
 class SolveInfo(NamedTuple):
@@ -78,7 +80,7 @@ def fixed_point(
         AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiableOutputError: The output of `fun` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
-        ArityError: `fun` can't be called with `(x0, *args)`.
+        ArityError: `fun` can't be called with `(x0, *args)`; `tolerance` or `max_steps` is no number.
         CustomRuleError: (while differentiating) A `custom_vjp` in `fun` has a rule that is not linear in the cotangent.
 
     Example:
@@ -89,7 +91,7 @@ def fixed_point(
         >>> print(f"{sqrt(4.0):.4f} {jax.grad(sqrt)(4.0):.4f}")
         2.0000 0.2500
     """
-    _check("fixed_point", fun, x0)
+    _check("fixed_point", fun, x0, tolerance=tolerance, max_steps=max_steps)
 
     def residual(x: Any) -> Any:
         out = fun(x, *args)
@@ -132,7 +134,7 @@ def root(
         >>> print(f"{cube_root(8.0):.4f} {jax.grad(cube_root)(8.0):.4f}")
         2.0000 0.0833
     """
-    _check("root", fun, x0)
+    _check("root", fun, x0, tolerance=tolerance, max_steps=max_steps)
 
     def residual(x: Any) -> Any:
         out = fun(x, *args)
@@ -275,9 +277,12 @@ def _size(tree: Any) -> Any:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0).astype(float) for x in jax.tree.leaves(tree)]))
 
 
-def _check(what: str, fun: Any, x0: Any) -> None:
+def _check(what: str, fun: Any, x0: Any, **numbers: Any) -> None:
     demand_callable(fun, what)
     check_float_primals((x0,), ["x0"], what)
+    for name, number in numbers.items():
+        if not is_value(number) or jnp.shape(number) != ():
+            raise ArityError(f"{what} got {name}={describe(number)}, expected a number.")
 
 
 def _alike(out: Any, x: Any, what: str) -> Any:
