@@ -4,9 +4,9 @@
 
 A model makes dozens of parameters, of few shapes, with few initializers. Traced, an initializer of
 `jax.nn.initializers` costs many times what its operations cost; under `jax.jit(…, inline=True)` it is traced once for
-all parameters that agree in shape and dtype, and the program gets the operations that a plain call gives. Outside of a
-trace only what rounds nothing may run compiled, since values have to agree with Linen's to the bit, and XLA rounds
-otherwise where it fuses: zeros, ones, and the fold of a key.
+all parameters that agree in shape and dtype, together with the fold that makes its key, and the program gets the
+operations that a plain call gives. Outside of a trace only what rounds nothing may run compiled, since values have to
+agree with Linen's to the bit, and XLA rounds otherwise where it fuses: zeros, ones, and the fold of a key.
 
 What a user wrote is always called plainly: it may close over anything, and look at its arguments.
 """
@@ -20,10 +20,9 @@ import jax
 from jax.nn import initializers
 
 from liftax import _compat
+from liftax.core import rngs
 from liftax.core.shapes import fingerprint
 
-KEYLESS = (initializers.zeros, initializers.ones)
-"""Initializers that do not look at their key: it is counted as drawn, and not made."""
 TRUSTED = frozenset({initializers.zeros.__module__, initializers.normal(1.0).__module__})
 """Modules whose initializers return an array of the shape that they are given, and depend on nothing else."""
 
@@ -37,8 +36,8 @@ def trusted(init_fn: Any) -> bool:
 
 
 def keyless(init_fn: Any) -> bool:
-    """Tell whether `init_fn` is known to leave its key alone."""
-    return any(init_fn is f for f in KEYLESS)
+    """Tell whether `init_fn` is known not to look at its key: the key is counted as drawn then, and not made."""
+    return init_fn is initializers.zeros or init_fn is initializers.ones
 
 
 def initialized(init_fn: Callable[..., Any], key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,6 +49,13 @@ def initialized(init_fn: Callable[..., Any], key: Any, *args: Any, **kwargs: Any
         *args: most often the shape and the dtype.
         **kwargs: handed to `init_fn`.
     """
+    return drawn(init_fn, key, (), args, kwargs)
+
+
+def drawn(
+    init_fn: Callable[..., Any], key: Any, suffix: tuple[str | int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return `init_fn(fold(key, *suffix), *args, **kwargs)`; see `rngs.fold`."""
     if not kwargs and trusted(init_fn):
         try:
             if keyless(init_fn):
@@ -57,10 +63,10 @@ def initialized(init_fn: Callable[..., Any], key: Any, *args: Any, **kwargs: Any
             if _compat.is_staged(key):
                 like = _representative(init_fn)
                 if like is not None:
-                    return _drawn(key, like, args)
+                    return _drawn(key, rngs.word(suffix) if suffix else None, like, args)
         except (TypeError, ValueError):  # such as an argument that can't be hashed: the plain call says what is wrong
             pass
-    return init_fn(key, *args, **kwargs)
+    return init_fn(rngs.fold(key, *suffix), *args, **kwargs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
@@ -68,9 +74,9 @@ def _filled(init_fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return init_fn(None, *args)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _drawn(key: Any, init_fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    return init_fn(key, *args)
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _drawn(key: Any, word: Any, init_fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return init_fn(key if word is None else jax.random.fold_in(key, word), *args)
 
 
 def _representative(init_fn: Callable[..., Any]) -> Callable[..., Any] | None:

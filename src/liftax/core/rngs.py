@@ -36,7 +36,7 @@ def fold(key: PRNGKey, *suffix: str | int) -> PRNGKey:
         >>> int(jax.random.key_data(rngs.fold(key, 'Dense_0', 1))[0])
         3043437727
     """
-    return _folded(key, _digest(suffix)) if suffix else key
+    return _folded(key, word(suffix)) if suffix else key
 
 
 # Under an inlined jit: eager, one call of a compiled function; traced, one equation and no more checks.
@@ -44,7 +44,8 @@ _folded = jax.jit(jax.random.fold_in, inline=True)
 
 
 @functools.lru_cache(maxsize=16384)
-def _digest(suffix: tuple[str | int, ...]) -> np.uint32:
+def word(suffix: tuple[str | int, ...]) -> np.uint32:
+    """Return what `fold` folds into a key for `suffix`."""
     sha = hashlib.sha1()
     for part in suffix:
         if isinstance(part, str):

@@ -15,7 +15,7 @@ import numpy as np
 from liftax import _compat, errors
 from liftax.core import meta, refusals, rngs
 from liftax.core.calls import calls
-from liftax.core.initial import initialized, keyless, trusted
+from liftax.core.initial import drawn, trusted
 from liftax.core.shapes import initialized_shapes
 from liftax.core.store import Store
 from liftax.core.variable import Variable
@@ -206,12 +206,11 @@ class Scope:
         Raises:
             InvalidRngError: neither stream was given.
         """
-        key, count = self._count_draw(name)
-        path = self.rng_path if self.store.moved else self.path
-        return rngs.fold(key, *path[self.store.rng_base :], count)
+        key, suffix = self._draw(name)
+        return rngs.fold(key, *suffix)
 
-    def _count_draw(self, name: str) -> tuple[PRNGKey, int]:
-        """Count a draw; return the key of the stream, and which draw it is here."""
+    def _draw(self, name: str) -> tuple[PRNGKey, tuple[str | int, ...]]:
+        """Count a draw; return the key of the stream, and what is folded into it for this draw."""
         store = self.store
         if store.dead:
             self._raise_dead()
@@ -225,7 +224,8 @@ class Scope:
         if counts is None:
             counts = self._counts = store.counters.setdefault(self.path, {})
         count = counts[name] = counts.get(name, 0) + 1
-        return key, count
+        path = self.rng_path if store.moved else self.path
+        return key, (*path[store.rng_base :], count)
 
     def _no_rng(self, name: str) -> str:
         given = ", ".join(repr(k) for k in self.store.keys) or "none"
@@ -368,8 +368,8 @@ class Scope:
         return plain if unbox else value
 
     def _initial(self, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        key = self._count_draw("params")[0] if keyless(init_fn) else self.make_rng("params")
-        return initialized(init_fn, key, *args, **kwargs)
+        key, suffix = self._draw("params")
+        return drawn(init_fn, key, suffix, args, kwargs)
 
     def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
         if not self.store.creates:
