@@ -15,7 +15,7 @@ import jax
 
 from liftax import errors
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
-from liftax.lift.programs import found_again
+from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter
 
 
@@ -109,20 +109,13 @@ def _rematerialized(
     positions = {i + len(args) if i < 0 else i for i in static}
     if not isinstance(options["prevent_cse"], bool) or not positions <= set(range(len(args))):
         return jax.checkpoint(pure, static_argnums=static, **options)(*args, **kwargs)
-    leaves, treedef = jax.tree.flatten(([x for i, x in enumerate(args) if i not in positions], kwargs))
-    structures = []
 
-    def flat(*leaves: Any) -> list[Any]:
-        given, kwargs = treedef.unflatten(leaves)
+    def free(given: Any, kwargs: Any) -> Any:
         given = iter(given)
-        out = pure(*(x if i in positions else next(given) for i, x in enumerate(args)), **kwargs)
-        out, structure = jax.tree.flatten(out)
-        structures.append(structure)
-        return out
+        return pure(*[x if i in positions else next(given) for i, x in enumerate(args)], **kwargs)
 
+    given = [x for i, x in enumerate(args) if i not in positions]
     try:
-        traced = jax.make_jaxpr(flat)(*leaves)
+        return worked_out_once(free, (given, kwargs), pure.__name__, jax.checkpoint, **options)
     except jax.errors.ConcretizationTypeError:  # JAX says more about it if it traces for a checkpoint
         return jax.checkpoint(pure, static_argnums=static, **options)(*args, **kwargs)
-    run = found_again(traced.jaxpr, pure.__name__)
-    return structures[0].unflatten(jax.checkpoint(run, **options)(traced.consts, *leaves))

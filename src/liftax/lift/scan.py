@@ -5,6 +5,9 @@
 One call to `jax.lax.scan`. A collection is scanned over (one slice a step), carried (each step sees what the one before
 wrote) or broadcast (the same in all steps).
 
+Loops that come out the same are given to JAX as one where they are differentiated (`liftax.lift.programs`), so that it
+works out their derivatives once.
+
 What does not depend on the step, broadcast variables that are created and outputs that are not stacked, is computed
 before the loop, by a run of the body in which the steps' values are unknown. The rng counters go on after that run, as
 they do in Linen, so that the draws agree.
@@ -26,6 +29,7 @@ from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.axes import axes_of, axis_size, close_ways, grouped, stacked, ungrouped, unstacked
 from liftax.lift.nested import get, has, updated
+from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter, Path
 
 
@@ -186,10 +190,17 @@ def scan(
             y = jax.tree.map(lambda axis, y: () if axis is broadcast else y, out_axes, y)
             return (updated(carry[0], state.written), c), (y, tuple(states))
 
-        (carried, c), (ys, states) = jax.lax.scan(
-            call.named(pure), (packed.groups[1], init), xs_all, length=steps, reverse=reverse, unroll=unroll,
-            _split_transpose=_split_transpose,
-        )  # fmt: skip
+        def looped(init: Any, xs: Any) -> Any:
+            return jax.lax.scan(
+                pure, init, xs, length=steps, reverse=reverse, unroll=unroll, _split_transpose=_split_transpose
+            )
+
+        call.named(pure)
+        operands = ((packed.groups[1], init), xs_all)
+        if _compat.staging() and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands)))):
+            (carried, c), (ys, states) = worked_out_once(looped, operands, pure.__name__)
+        else:
+            (carried, c), (ys, states) = looped(*operands)
         states = [jax.tree.map(lambda x, a=a: _back(a.out, x), s) for a, s in zip(axes, states, strict=True)]
         states = stacked(states, axes, metadata_params)
         last = State(
@@ -208,6 +219,11 @@ def scan(
 def _writable(call: Call, groups: Sequence[Filter]) -> bool:
     reach = filters.union(*groups)
     return any(not filters.is_empty(filters.intersect(m, reach)) for m in call.packed.inner_mutable)
+
+
+def _differentiated(x: Any) -> bool:
+    """Tell whether `x` is what a transform inside of the trace works with; what is only traced is not."""
+    return _compat.is_tracer(x) and not _compat.is_staged(x)
 
 
 def _front(axis: int, tree: Any) -> Any:

@@ -32,9 +32,17 @@ class Net(nn.Module):
 
 def bodies(fun, *args):
     """The jaxprs under the checkpoints of a trace, each once."""
-    found = [e.params["jaxpr"] for e in jax.make_jaxpr(fun)(*args).eqns if "prevent_cse" in e.params]
+    found = [e.params["jaxpr"] for e in equations(jax.make_jaxpr(fun)(*args)) if "prevent_cse" in e.params]
     assert len(found) > 1
     return {id(body) for body in found}
+
+
+def equations(jaxpr):
+    """The equations of a jaxpr, and of those that it calls: JAX 0.12 keeps calls that are to be inlined as calls."""
+    for e in jaxpr.eqns:
+        yield e
+        if e.primitive.name in ("jit", "pjit"):
+            yield from equations(e.params["jaxpr"])
 
 
 def test_equal_blocks_are_one_program():
@@ -191,3 +199,53 @@ def test_few_programs_are_kept():
     for n in range(programs.KEPT + 8):
         chain(lambda part, x: x * n, n=2)(X)  # noqa: B023
     assert sum(map(len, programs._found.values())) <= programs.KEPT
+
+
+def scanned(body):
+    """Scan `body(block, x)` over the rows of `x`, in three blocks with a parameter each."""
+
+    class Part(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x * self.param("w", nn.initializers.ones, ())
+
+    class Chain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            over = nn.scan(lambda part, carry, row: (carry, body(part, row)), variable_broadcast="params")
+            for i in range(3):
+                _, x = over(Part(name=f"part_{i + 1}"), 0.0, x)
+            return x
+
+    params = {f"part_{i}": {"w": jnp.float32(i)} for i in (1, 2, 3)}
+    return lambda x: Chain().apply({"params": params}, x).sum()
+
+
+def scans(fun, *args):
+    """The bodies of the loops of a trace, each once."""
+    found = [e.params["jaxpr"] for e in equations(jax.make_jaxpr(fun)(*args)) if e.primitive.name == "scan"]
+    assert len(found) == 6
+    return {id(body.jaxpr) for body in found}
+
+
+def test_loops_that_are_differentiated_are_one_program():
+    assert len(scans(jax.grad(scanned(lambda part, x: part(x) ** 2)), X)) < 6
+    assert len(scans(jax.grad(scanned(lambda part, x: part(x) ** (1 + int(part.name[-1])))), X)) == 6
+
+
+@pytest.mark.parametrize("around", [jax.jit, lambda f: f])
+def test_loops_have_their_own_derivatives(around):
+    np.testing.assert_allclose(around(jax.grad(scanned(lambda part, x: part(x))))(X), [6.0] * 3)
+    squares = scanned(lambda part, x: part(x) ** 2)
+    np.testing.assert_allclose(around(jax.hessian(squares))(X), np.diag(8064 * X**6), rtol=1e-5, atol=1e-5)
+    powers = scanned(lambda part, x: part(x) ** int(part.name[-1]))
+    np.testing.assert_allclose(around(jax.grad(powers))(X), 10368 * X**5, rtol=1e-5)
+
+
+def test_a_loop_may_close_over_what_is_differentiated():
+    def run(scale):
+        return scanned(lambda part, x: part(x) * scale)(X)
+
+    for f in (run, jax.jit(run)):
+        np.testing.assert_allclose(jax.jit(jax.grad(f))(2.0), 3 * 2.0**2 * 6 * X.sum(), rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(f)))(2.0), 6 * 2.0 * 6 * X.sum(), rtol=1e-6)
