@@ -90,7 +90,13 @@ def test_wrong_second_order_of_a_function():
         check_grads(f, variables, batch, order=2, modes="rev")
 
 
-@pytest.mark.parametrize("given", [{"modes": ("up",)}, {"modes": ()}, {"order": 0}, {"order": 1.5}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"modes": ("up",)}, {"modes": ()}, {"modes": None}, {"order": 0}, {"order": 1.5}, {"order": True},
+        {"eps": 0.0}, {"eps": "1"}, {"atol": -1.0}, {"rtol": float("nan")}, {"seed": "1"},
+    ],
+)  # fmt: skip
 def test_wrong_arguments(given):
     with pytest.raises(errors.ArityError, match="check_grads got"):
         check_grads(lambda v, x: x, {}, X, **given)
@@ -101,3 +107,32 @@ def test_nothing_to_vary_and_typos():
         check_grads(lambda v, x: x, {}, 3)
     with pytest.raises(errors.UnknownCollectionError, match=r"check_grads.*parms"):
         check_grads(Model(), VARIABLES, X, wrt="parms")
+
+
+def test_what_can_not_be_compared():
+    with pytest.raises(errors.NonDifferentiableOutputError, match="no floating-point array"):
+        check_grads(lambda v, x: jnp.argmax(x), {}, X)
+    with pytest.raises(errors.GradientCheckError, match="by -inf by the derivative"):  # infinite, hence never close
+        check_grads(lambda v, x: 1 / x, {}, jnp.zeros(()))
+    with pytest.raises(errors.ArityError, match="got tracers"):
+        jax.jit(lambda x: check_grads(lambda v, x: x, {}, x))(X)
+    with pytest.raises(
+        errors.ApplyScopeInvalidVariablesTypeError, match="got float32.* for variables"
+    ):
+        check_grads(lambda v, x: x, X)
+    with pytest.raises(errors.ArityError, match="check_grads expected a function and got a str"):
+        check_grads("model", {}, X)
+    with pytest.raises(errors.ArityError, match=r"check_grads calls .* \(variables\) with 2"):
+        check_grads(lambda variables: variables["w"], {"w": X}, X)
+
+
+def test_notes_that_reverse_mode_can_be_tested_alone():
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, ct: (2 * x * ct,))
+    assert check_grads(lambda v, x: square(x), {}, X, modes="rev")["argument 0"] < 1
+    with pytest.raises(TypeError, match="custom_vjp") as error:
+        check_grads(lambda v, x: square(x), {}, X)
+    assert any("modes=('rev',)" in note for note in error.value.__notes__)

@@ -13,14 +13,15 @@ Order n asks the same of `x -> J(x) v` and `x -> J(x)^T u`, up to n - 1 times.
 Source: `jax.test_util.check_grads` for the modes and orders.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from liftax import errors
+from liftax import _compat, errors
+from liftax.ad.checks import demand_callable, describe, is_value, lacks_forward_mode, noted
 from liftax.core import filters
 from liftax.typing import Filter
 
@@ -69,7 +70,9 @@ def check_grads(
         GradientCheckError: A derivative is off. The text names the order and modes, the leaf that was moved, the output
             that answered wrongly, both numbers and what was allowed.
         UnknownCollectionError: `wrt` names no collection in `variables`.
-        ArityError: `modes` or `order` is none, or nothing varies.
+        ArityError: `module` can't be called, `modes`, `order`, `seed` or a tolerance is none, or nothing varies.
+        ApplyScopeInvalidVariablesTypeError: `variables` is no mapping.
+        NonDifferentiableOutputError: The function returns no floating-point array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -80,12 +83,7 @@ def check_grads(
         >>> sorted(errors), max(errors.values()) < 1
         (['argument 0', 'params/bias', 'params/kernel'], True)
     """
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if not modes or any(mode not in _MODES for mode in modes) or not isinstance(order, int) or order < 1:
-        raise errors.ArityError(
-            f"check_grads got modes={modes!r} and order={order!r}: expected one or both of 'fwd' and 'rev', and an "
-            "order of at least 1."
-        )
+    modes = _checked(module, variables, order, modes, {"atol": atol, "rtol": rtol, "eps": eps}, seed)
     if not isinstance(wrt, bool):
         filters.check_known(wrt, set(variables), "wrt", "check_grads", "the variables")
     names, point, put_back = _varying(variables, args, wrt)
@@ -94,6 +92,8 @@ def check_grads(
             f"check_grads has nothing to vary: there is no floating-point array in the collections wrt={wrt!r} or in "
             "the arguments."
         )
+    if any(_compat.is_tracer(x) for x in point):
+        raise errors.ArityError("check_grads compares numbers, and got tracers. Call it outside of jit and its kin.")
 
     def run(*leaves: Any) -> dict[str, Any]:
         varied, given = put_back(leaves)
@@ -108,8 +108,15 @@ def check_grads(
     bound = float(coarsest) ** (1 / 3)
     absolute = bound / 5 if atol is None else atol
     relative = bound if rtol is None else rtol
-    check = _Check(names, modes, eps or bound, absolute, relative, seed)
-    check.run(jax.jit(run), tuple(point), order, "")
+    check = _Check(names, modes, bound if eps is None else float(eps), absolute, relative, seed)
+    called = None if hasattr(module, "apply") or kwargs else module
+    try:
+        with noted(called, (variables, *args), "check_grads"):
+            check.run(jax.jit(run), tuple(point), order, "")
+    except TypeError as error:
+        if lacks_forward_mode(error):
+            error.add_note("liftax: check_grads tests both modes; pass modes=('rev',) for reverse mode alone.")
+        raise
     return dict(zip(names, check.worst, strict=True))
 
 
@@ -125,6 +132,10 @@ class _Check:
         """Compare `f` at `point`, and then its derivatives, `order` times in all."""
         directions = tuple(self._like(x) for x in point)
         types = jax.eval_shape(f, *point)
+        if not types:
+            raise errors.NonDifferentiableOutputError(
+                "check_grads: the function returned no floating-point array, so that there is nothing to compare."
+            )
         cotangent = {name: self._like(x) for name, x in types.items()}
         pushed = jax.jit(lambda *x_and_v: jax.jvp(f, x_and_v[: len(point)], x_and_v[len(point) :])[1])
         pulled = jax.jit(lambda *x: dict(zip(self.names, jax.vjp(f, *x)[1](cotangent), strict=True)))
@@ -153,7 +164,7 @@ class _Check:
         allowed = self.atol + self.rtol * size
         where = np.unravel_index(int(np.argmax(np.where(np.isnan(off), np.inf, off))), off.shape) if off.size else ()
         error = float(off[where]) if off.size else 0.0
-        if not error <= allowed:
+        if not (error <= allowed and np.isfinite(size)):
             at = f"[{', '.join(map(str, where))}]" if where else ""
             raise errors.GradientCheckError(
                 f"check_grads ({modes}): moving {name} changes {output}{at} by {_number(want[where])} numerically and "
@@ -169,6 +180,32 @@ class _Check:
             v = v + 1j * self.random.normal(size=x.shape)
         norm = float(np.sqrt(np.sum(np.abs(v) ** 2))) or 1.0
         return jnp.asarray(v / norm, x.dtype)
+
+
+def _checked(
+    module: Any, variables: Any, order: Any, modes: Any, numbers: dict[str, Any], seed: Any
+) -> tuple[str, ...]:
+    """Return the modes, or raise."""
+    demand_callable(getattr(module, "apply", module), "check_grads")
+    if not isinstance(variables, Mapping):
+        raise errors.ApplyScopeInvalidVariablesTypeError(
+            f"check_grads got {describe(variables)} for variables, expected {{collection: tree}}, as init returns it: "
+            "check_grads(module, variables, *args). A function without any takes {}."
+        )
+    modes = (modes,) if isinstance(modes, str) else modes
+    listed = isinstance(modes, Sequence) and len(modes) > 0 and all(mode in _MODES for mode in modes)
+    if not listed or isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise errors.ArityError(
+            f"check_grads got modes={modes!r} and order={order!r}: expected one or both of 'fwd' and 'rev', and an "
+            "order of at least 1."
+        )
+    for name, x in numbers.items():
+        real = x is None or (is_value(x) and np.shape(x) == () and not np.iscomplexobj(x))
+        if not real or (x is not None and not x >= 0) or (name == "eps" and x == 0):
+            raise errors.ArityError(f"check_grads got {name}={x!r}, expected a number above 0, or None.")
+    if not isinstance(seed, int | np.integer):
+        raise errors.ArityError(f"check_grads got seed={describe(seed)}, expected an integer.")
+    return tuple(modes)
 
 
 def _moves(x: Any) -> bool:

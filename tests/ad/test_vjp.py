@@ -201,6 +201,14 @@ def test_with_refs():
     np.testing.assert_allclose(ref[...], [3.0, 6.0])
 
 
+def test_refs_of_another_structure():
+    _, vjp_fn = ad.vjp(lambda x, y: x * y["a"], jnp.ones(2), {"a": jnp.ones(2)})
+    ref = jax.new_ref(jnp.zeros(2))
+    for refs in ((ref,), (ref, ref), (ref, {"b": ref})):
+        with pytest.raises(CotangentError, match=r"with_refs .* expected \('ref', {'a': 'ref'}\), got \('float32"):
+            vjp_fn.with_refs(*refs)
+
+
 def test_copies_and_weak_references():
     _, vjp_fn = ad.vjp(mlp, PARAMS, X)
     assert weakref.ref(vjp_fn)() is vjp_fn

@@ -90,10 +90,23 @@ class VjpFn:
         """Return a map that adds the cotangents to refs and returns placeholders for them.
 
         Args:
-            *refs: One tree of `jax.new_ref`s for each cotangent that the map returns, shaped like it.
+            *refs: One tree of `jax.new_ref`s for each cotangent that the map returns, shaped like it. Where there is
+                no ref, the cotangent is returned.
+
+        Raises:
+            CotangentError: The refs have another structure than the cotangents.
         """
         undo = getattr(self.arrange, "undo", None)
-        return replace(self, jax_vjp=self.jax_vjp.with_refs(*(refs if undo is None else undo(refs))))
+        given = refs if undo is None or not refs else undo(refs)
+        expected = getattr(self.jax_vjp, "in_tree", None)
+        if expected is not None and jax.tree.structure(given) != expected:
+            whole = expected.unflatten(["ref"] * expected.num_leaves)
+            whole = whole if undo is None else self.arrange(whole)  # type: ignore[misc]
+            raise CotangentError(
+                f"with_refs takes one tree of refs for each cotangent that the map returns, shaped like it: expected "
+                f"{whole}, got {jax.tree.map(describe, refs)}."
+            )
+        return replace(self, jax_vjp=self.jax_vjp.with_refs(*given))
 
     def __getattr__(self, name: str) -> Any:
         """Return what JAX's object calls `name`."""
