@@ -27,21 +27,22 @@ TINY = 22
 BLOCKS = {
     "mlp": (163, 0.55),
     "grad of mlp": (163, 0.64),
-    "vjp": (265, 0.66),
+    "vjp": (238, 0.66),
     "jvp": (420, 0.63),
-    "grad": (273, 0.63),
-    "value_and_grad": (273, 0.64),
+    "grad": (246, 0.63),
+    "value_and_grad": (246, 0.64),
     "grad of custom_vjp": (700, 0.8),
-    "jit": (130, 1.37),
-    "vmap": (318, 0.52),
-    "scan": (368, 0.71),
-    "vmap_jit_grad": (285, 1.48),
+    "jit": (44, 1.13),
+    "vmap": (275, 0.5),
+    "scan": (362, 0.69),
+    "grad of scan": (420, 0.3),
+    "vmap_jit_grad": (154, 1.31),
     # By hand one function is under jax.checkpoint, which JAX traces once for all blocks. Here each block is traced, to
     # be compared with those before it; what JAX derives from the trace it derives once.
-    "remat": (640, 8.1),
-    "grad of remat": (640, 1.75),
-    "scan_remat_vjp": (1430, 12.5),
-    "grad of scan_remat_vjp": (1430, 1.55),
+    "remat": (312, 5.6),
+    "grad of remat": (312, 1.05),
+    "scan_remat_vjp": (735, 10.0),
+    "grad of scan_remat_vjp": (735, 0.7),
     "init": (245, 1.05),
 }
 """For each further block, three layers in a module, by what is around it: own calls, and all over those by hand."""
