@@ -116,9 +116,7 @@ def test_what_can_not_be_compared():
         check_grads(lambda v, x: 1 / x, {}, jnp.zeros(()))
     with pytest.raises(errors.ArityError, match="got tracers"):
         jax.jit(lambda x: check_grads(lambda v, x: x, {}, x))(X)
-    with pytest.raises(
-        errors.ApplyScopeInvalidVariablesTypeError, match="got float32.* for variables"
-    ):
+    with pytest.raises(errors.ApplyScopeInvalidVariablesTypeError, match=r"got float32.* for variables"):
         check_grads(lambda v, x: x, X)
     with pytest.raises(errors.ArityError, match="check_grads expected a function and got a str"):
         check_grads("model", {}, X)
