@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+FRAMES = 128
+"""How many frames of a small function fill a piece of Python's stack, about."""
+STRIDE = 37
+"""How many of them lie between a round and the next."""
+
 Samples = dict[Any, list[float]]
 """Seconds of each round, by the name of an implementation (and whatever else tells samplers apart)."""
 
@@ -65,6 +70,10 @@ def interleaved(
 ) -> Samples:
     """Sample every implementation once a round, each round starting with another one, after a round that is dropped.
 
+    Rounds run at different depths of the stack, each the same for all implementations: Python takes memory for its
+    stack in pieces of 16 KiB and gives a piece back as soon as the calls in it have returned. A trace that goes to and
+    fro over the end of one takes up to twice as long, and where that end lies is chance.
+
     Args:
         samplers: by implementation, a function that takes one sample and returns its seconds.
         rounds: how many rounds to take.
@@ -85,8 +94,12 @@ def interleaved(
                 break
             shift = done % len(order)
             for name in order[shift:] + order[:shift]:
-                samples[name].append(samplers[name]())
+                samples[name].append(_below(done * STRIDE % FRAMES, samplers[name]))
     return samples
+
+
+def _below(frames: int, run: Callable[[], float]) -> float:
+    return _below(frames - 1, run) if frames else run()
 
 
 class Calls(NamedTuple):
