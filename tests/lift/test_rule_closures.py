@@ -139,3 +139,66 @@ def test_a_closure_is_right_or_an_error(kind, where, inside, around, jit):
         assert where != "fn" or kind == "custom_gradient"  # there the function is a rule, too
     else:
         np.testing.assert_allclose(got["w"], want_grad["w"], rtol=1e-5)
+
+
+class Scaled(nn.Module):
+    scales: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.scales["s"] * (x @ self.param("w", nn.initializers.ones, (2, 2)))
+
+
+def ruled(kind, mdl, x):
+    """Call `mdl(x)` under a rule that doubles the gradient of the parameters."""
+    call = lambda mdl, x: mdl(x)
+    double = lambda p, *rest: (jax.tree.map(lambda p: 2 * p, p), *rest)
+    if kind == "custom_vjp":
+        return nn.custom_vjp(call, lambda mdl, x: nn.vjp(call, mdl, x), lambda vjp_fn, ct: double(*vjp_fn(ct)))(mdl, x)
+    if kind == "custom_jvp":
+        return nn.custom_jvp(call, lambda mdl, p, t, v: nn.jvp(call, mdl, p, t, *double(v)))(mdl, x)
+
+    def with_map(mdl, x):
+        y, vjp_fn = nn.vjp(call, mdl, x)
+        return y, lambda ct: double(*vjp_fn(ct))
+
+    return nn.custom_gradient(with_map)(mdl, x)
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_field_is_a_constant(kind, around):
+    """An array that a module of the target holds in a field is an operand of the rule, like a keyword argument."""
+    model = Through(lambda self, s: ruled(kind, Scaled({"s": s}, name="block"), X).sum())
+    loss = AROUND[around](lambda p, s: model.apply({"params": {"block": p}}, s))
+    s = jnp.asarray(3.0)
+    for grad in (jax.grad(loss), jax.jit(jax.grad(loss))):
+        np.testing.assert_allclose(grad(P, s)["w"], 2 * 3 * jnp.stack([X, X], 1), rtol=1e-6)
+    with pytest.raises(errors.DroppedGradientError, match=f"{kind} at /block: the field 'scales' of a module.*'s'"):
+        jax.grad(loss, argnums=1)(P, s)
+
+
+class Counted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        count = self.variable("counts", "n", lambda: jnp.asarray(2.0))
+        count.value += 1
+        return count.value * (x @ self.param("w", nn.initializers.ones, (2, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_created_inside_a_rule_starts_a_scan(kind):
+    """The state that a loop carries may begin inside the rule, in the first step."""
+    step = lambda self, carry, x: (carry, ruled(kind, Counted(name="block"), x))
+    model = nn.scan(Through, variable_broadcast="params", variable_carry="counts", split_rngs={"params": False})(step)
+
+    def loss(p, xs):
+        (_, ys), state = model.apply({"params": {"block": p}}, 0.0, xs, mutable=["counts"])
+        return ys.sum(), (ys, state["counts"]["block"]["n"])
+
+    xs = jnp.stack([X, 2 * X])
+    grads, (ys, count) = jax.grad(loss, has_aux=True)(P, xs)
+    factors = jnp.asarray([3.0, 4.0])[:, None]
+    np.testing.assert_allclose(ys, factors * (xs @ P["w"]), rtol=1e-6)
+    np.testing.assert_allclose(grads["w"], 2 * jnp.stack([(factors * xs).sum(0)] * 2, 1), rtol=1e-6)
+    assert count == 4

@@ -19,7 +19,7 @@ import numpy as np
 from liftax import _compat, errors
 from liftax.ad.checks import explain_arity, tree_mismatch
 from liftax.core import filters
-from liftax.core.pack import State, unbind
+from liftax.core.pack import Packed, State, unbind
 from liftax.core.scope import Scope
 from liftax.lift.checks import check_filters, check_output, check_primals
 from liftax.typing import Filter, Path
@@ -55,13 +55,27 @@ class RuleCall:
         self.fixed = _positions(nondiff_argnums, len(args) + 1, what)
         self.diff = tuple(a for i, a in enumerate(args, 1) if i not in self.fixed)
         check_primals(self.diff, what)
-        self.constants, self.rebuild = split(({i: args[i - 1] for i in self.fixed}, kwargs))
-        self._names = _names(self.fixed, args, kwargs)
+        self._keep({i: args[i - 1] for i in self.fixed}, kwargs, {})
         self.closure: list[Any] = []  # what fn closes over, where that is no error until it is differentiated
         self.around = [weakref.ref(trace) for trace in _compat.traces()]
         self.created: tuple[dict[Path, Any], ...] = tuple({} for _ in self.packed.roots)
         self.seen: Any = None  # what fn returned and wrote: the rule has to do the same
         self._after: Any = None
+        self._creates = False
+
+    def _keep(self, nondiff: dict[int, Any], kwargs: dict[str, Any], fields: dict[tuple[int, int, str], Any]) -> None:
+        """Make operands without a derivative of what is no argument of the rule."""
+        self.constants, self.rebuild = split((nondiff, kwargs, fields))
+        self._names = [
+            name + jax.tree_util.keystr(path)
+            for name, tree in (
+                *((f"argument {i}", nondiff[i]) for i in self.fixed),
+                *((f"the keyword argument {k!r}", kwargs[k]) for k in sorted(kwargs)),
+                *((f"the field {k[-1]!r} of a module", fields[k]) for k in sorted(fields)),
+            )
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
+            if isinstance(x, _ARRAYS)
+        ]
 
     @property
     def operands(self) -> tuple[Any, ...]:
@@ -71,8 +85,8 @@ class RuleCall:
     def through(self, with_rule: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
         """Call the function that JAX has been given a rule for, and commit what it wrote; return its output.
 
-        If `fn` closes over values of transforms around the call, these become operands, the last one: so JAX can say,
-        maybe much later, whether they are being differentiated.
+        If `fn` closes over values of transforms around the call, these become operands, the last one, and those that
+        fields of the target hold constants: so JAX can say, maybe much later, whether they are being differentiated.
 
         Args:
             with_rule: makes that function of `primal`.
@@ -82,9 +96,13 @@ class RuleCall:
         except errors.DroppedGradientError:
             result = None
         if result is None:
+            nondiff, kwargs, _ = self.rebuild(self.constants)
+            self._keep(nondiff, kwargs, _traced_fields(self.packed))
             run, self.closure = _compat.closed(self.primal, *self.operands)
             result = with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
         out, written = result
+        if self._creates and not any(self.created):  # a loop around the call asks for the values to start with
+            self.created = self.run(self.fn, *self.operands)[1].created
         self.packed.after = self._after  # keys count as drawn by fn, whoever differentiates
         self.packed.commit(State(written, self.created))
         return out
@@ -93,7 +111,9 @@ class RuleCall:
         self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()
     ) -> Any:
         """Call `function(mdl, *args, **kwargs)` on operands; return its output and the state that it wrote."""
-        nondiff, kwargs = self.rebuild(constants)
+        nondiff, kwargs, fields = self.rebuild(constants)
+        for (row, i, name), value in fields.items():
+            self.packed.parts[row][i][1][name] = value
         rest = iter(diff)
         args = [nondiff[i] if i in self.fixed else next(rest) for i in range(1, len(self.fixed) + len(diff) + 1)]
         with self.packed.bind((wrt, others), keys) as inner, self.confined():
@@ -132,7 +152,7 @@ class RuleCall:
         out, state = self.run(self.fn, *operands)
         check_output(out, self.what, self.packed, self.fn)
         self.seen = jax.tree.map(type_of, (out, state.written))
-        self._after = self.packed.after
+        self._after, self._creates = self.packed.after, any(state.created)
         return out, state.written
 
     def before_rule(self, *operands: Any) -> None:
@@ -156,8 +176,8 @@ class RuleCall:
             if dropped:
                 raise errors.DroppedGradientError(
                     f"{self.what} at {self.where}: {name} is being differentiated, and the rule gives no derivative to "
-                    "keyword arguments and nondiff_argnums. Pass it by position and outside nondiff_argnums, or "
-                    "through jax.lax.stop_gradient."
+                    "keyword arguments, nondiff_argnums and fields of modules. Pass it by position and outside "
+                    "nondiff_argnums, or through jax.lax.stop_gradient."
                 )
 
     def closed_over(self) -> errors.DroppedGradientError:
@@ -288,17 +308,15 @@ def _positions(argnums: Sequence[int], count: int, what: str) -> tuple[int, ...]
     return tuple(sorted(set(positions)))
 
 
-def _names(fixed: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) -> list[str]:
-    """Return what to call each array among the constants, in the order of `split`."""
-    named = [(f"argument {i}", args[i - 1]) for i in fixed] + [
-        (f"the keyword argument {k!r}", kwargs[k]) for k in sorted(kwargs)
-    ]
-    return [
-        name + jax.tree_util.keystr(path)
-        for name, tree in named
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
-        if isinstance(x, _ARRAYS)
-    ]
+def _traced_fields(packed: Packed) -> dict[tuple[int, int, str], Any]:
+    """Return the fields of modules that hold tracers, by where the module is among the parts, and by name."""
+    return {
+        (row, i, name): value
+        for row, parts in enumerate(packed.parts)
+        for i, (_, snapshot, *_) in enumerate(parts)
+        for name, value in (snapshot or {}).items()
+        if any(_compat.is_tracer(x) for x in jax.tree.leaves(value))
+    }
 
 
 def _listed(keys: Sequence[Sequence[Path]]) -> str:
