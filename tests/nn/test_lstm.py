@@ -69,6 +69,32 @@ def test_gradients_are_summed_over_the_steps_as_the_kernels_are_kept(cell, sums)
     assert len(backwards.outvars) == 2 + sums  # the cotangents of c and h are carried too
 
 
+def test_program_of_separate_kernels_is_that_by_hand():
+    layer = nn.RNN(nn.LSTMCell(4))
+    variables = layer.init(KEY, X)
+
+    def by_hand(variables, x):
+        p = variables["params"]["cell"]
+
+        def step(carry, x):
+            c, h = carry
+            on_state = [h @ p[f"h{gate}"]["kernel"] + p[f"h{gate}"]["bias"] for gate in "ifgo"]
+            i, f, g, o = (x @ p[f"i{gate}"]["kernel"] + on for gate, on in zip("ifgo", on_state, strict=True))
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (c, h), h
+
+        _, y = jax.lax.scan(step, (jnp.zeros((3, 4)), jnp.zeros((3, 4))), x.swapaxes(0, 1))
+        return y.swapaxes(0, 1)
+
+    def cost(apply):
+        slope = jax.jit(jax.grad(lambda v, x: jnp.square(apply(v, x)).sum()))
+        found = slope.lower(variables, X).compile().cost_analysis()
+        return found["flops"], found["bytes accessed"]
+
+    assert cost(layer.apply) == cost(by_hand)
+
+
 def loops_in(jaxpr):
     """Return the equations that are loops, those inside calls among them."""
     found = []

@@ -23,7 +23,6 @@ from liftax.module import Module, compact
 from liftax.nn.cells import GatedCell, MemoryCell, arithmetic, dense_maps, memory_and_state
 from liftax.nn.dtypes import promote_dtype
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.linear import affine
 from liftax.nn.tracing import traced_once
 from liftax.typing import Array, Initializer
 
@@ -220,6 +219,7 @@ def _loop(
     carries: bool,
 ) -> tuple[Any, Any]:
     # Joined, and no more: in the loop the kernels are cast to `dtype`, so that their gradient is summed in their own.
+    # The bias is added as it is: a broadcast would be taken out of the loop, whose steps then read a whole batch of it.
     held: Any = _join(weights) if joined else weights
     gates: Callable[..., list[Array]] = _joined_gates if joined else _gates
 
@@ -269,14 +269,16 @@ def _joined_gates(h: Array, x: Array, joined: tuple[Array, Array, Array], dtype:
     h, recurrent, bias = promote_dtype(h, recurrent, bias, dtype=dtype)
     x, kernel = promote_dtype(x, kernel, dtype=dtype)
     from_state = _product(h, recurrent)
-    # The bias as it is: JAX would take a broadcast out of a loop, whose steps then read the size of the batch.
-    from_state = from_state + bias
-    return jnp.split(from_state + _product(x, kernel), 4, axis=-1)
+    return jnp.split(from_state + bias + _product(x, kernel), 4, axis=-1)
 
 
 def _gates(h: Array, x: Array, weights: Weights, dtype: DTypeLike | None) -> list[Array]:
-    dense = partial(affine, promote_dtype=promote_dtype, dtype=dtype, dot_general=lax.dot_general, precision=None)
-    return [dense(x, kernel, None) + dense(h, *on_state) for kernel, *on_state in zip(*weights, strict=True)]
+    gates = []
+    for kernel, recurrent, bias in zip(*weights, strict=True):
+        on_state = promote_dtype(h, recurrent, bias, dtype=dtype)
+        on_input = promote_dtype(x, kernel, dtype=dtype)
+        gates.append(_product(*on_input) + (_product(*on_state[:2]) + on_state[2]))
+    return gates
 
 
 def _product(x: Array, kernel: Array) -> Array:
