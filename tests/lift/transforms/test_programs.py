@@ -249,3 +249,29 @@ def test_a_loop_may_close_over_what_is_differentiated():
     for f in (run, jax.jit(run)):
         np.testing.assert_allclose(jax.jit(jax.grad(f))(2.0), 3 * 2.0**2 * 6 * X.sum(), rtol=1e-6)
         np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(f)))(2.0), 6 * 2.0 * 6 * X.sum(), rtol=1e-6)
+
+
+def test_blocks_under_several_policies_are_several_programs():
+    policies = jax.checkpoint_policies
+
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for policy in (policies.everything_saveable, policies.nothing_saveable, None, policies.nothing_saveable):
+                x = nn.remat(lambda mdl, x: jnp.sin(jnp.sin(x)), policy=policy)(self, x)
+            return x
+
+    run = lambda x: Mixed().apply({}, x)
+    found = [e.params["policy"] for e in equations(jax.make_jaxpr(run)(X)) if "prevent_cse" in e.params]
+    assert found == [policies.everything_saveable, policies.nothing_saveable, None, policies.nothing_saveable]
+    assert len(bodies(run, X)) <= 3
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_named_axis_may_have_another_size(n):
+    run = jax.vmap(jax.grad(chain(lambda part, x: x * jax.lax.psum(x, "i"), n=2)), axis_name="i")
+    xs = jnp.arange(1.0, n + 1.0)
+    total = jnp.sum(xs)
+    # y_j = x_j T and z_j = y_j sum(y) = x_j T^3; the gradient of every z_j comes together in psum's transpose
+    np.testing.assert_allclose(jax.jit(run)(xs), total**3 + 3 * total**2 * total * jnp.ones(n), rtol=1e-5)
+    np.testing.assert_allclose(run(xs), jax.jit(run)(xs), rtol=1e-6)
