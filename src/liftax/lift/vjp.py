@@ -18,12 +18,12 @@ import jax
 
 from liftax import ad, errors
 from liftax.ad.checks import demand_pair, explain_arity
-from liftax.core.pack import View, unbind
+from liftax.core.pack import Packed, State, View, unbind
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.fill import Rule, complete
-from liftax.lift.nested import get
+from liftax.lift.nested import flat, get
 from liftax.lift.rule import nested, type_of
-from liftax.typing import AxisName, Filter
+from liftax.typing import AxisName, Filter, Path
 
 
 @overload
@@ -111,7 +111,7 @@ def vjp(
             out, aux = demand_pair(out, "vjp") if has_aux else (out, None)
             check_output(out, "vjp", packed, fn)
             state = inner.collect()
-            return (out, state.written) if state_cotangents else out, (aux, state)
+            return (out, _written(packed, state, wrt)) if state_cotangents else out, (aux, state)
 
     out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, vjp_variables):
@@ -125,6 +125,21 @@ def vjp(
         prepare = Prepare(packed.view, treedef, tuple(leaves))
     vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view), prepare=prepare)
     return (out, vjp_fn, aux) if has_aux else (out, vjp_fn)
+
+
+def _written(packed: Packed, state: State, wrt: Any) -> tuple[dict[Path, Any], ...]:
+    """Return what a run wrote, and what a call that initializes may leave unwritten that `apply` writes.
+
+    These are the variables that exist, with the values that went in, so that the backward map takes what it will take.
+    """
+    whole = []
+    for root, written, own, other in zip(packed.roots, state.written, wrt, packed.groups[1], strict=True):
+        kept = {}
+        if root.store.flags.get("initializing"):
+            values = flat({**other, **own})
+            kept = {p: x for p, x in values.items() if not any(p[:n] in written for n in range(len(p) + 1))}
+        whole.append({**kept, **written})
+    return tuple(whole)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,3 +87,22 @@ def test_the_map_is_a_pytree_and_may_be_vmapped():
 def test_errors(state_ct, text):
     with pytest.raises(errors.CotangentError, match=text):
         run(lambda y, _: (y, state_ct)).apply(VARIABLES, X, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+@pytest.mark.parametrize("wrt", ["params", "batch_stats", ["params", "batch_stats"]], ids=str)
+def test_structure_in_init(wrt, called_before):
+    """A norm writes no statistics in `init`; their cotangents are taken all the same."""
+
+    def body(self, x):
+        norm = nn.BatchNorm(use_running_average=False, name="norm")
+        if called_before:
+            norm(x)
+        y, bwd = nn.vjp(out, norm, x, vjp_variables=wrt, state_cotangents=True)
+        return bwd(y, {"batch_stats": {"mean": jnp.ones(2)}})
+
+    made, variables = Through(body).init_with_output(KEY, X)
+    got, _ = Through(body).apply(variables, X, mutable=["batch_stats"])
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, got)
+    with pytest.raises(errors.CotangentError, match="batch_stat at the target"):
+        run(lambda y, _: (y, {"batch_stat": {"mean": jnp.ones(2)}})).init(KEY, X)
