@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen
 
 import liftax as lx
 from liftax import errors, nn
@@ -70,6 +71,41 @@ ERRORS = {
         lambda: nn.Dense.init(KEY, X),
     ),
     "variables": (errors.TransformTargetError, r"keys \['params'\].*module\.bind", lambda: nn.vjp(call, VARIABLES, X)),
+    "a class for a module": (
+        errors.TransformTargetError,
+        r"grad: got the class Dense where .* Dense\(…\), that is bound",
+        lambda: nn.grad(call, nn.Dense, X),
+    ),
+    "the condition behind the module": (
+        errors.TransformTargetError,
+        r"cond: got the module Dense where a Boolean is .*cond\(pred, true_fun, false_fun, module",
+        lambda: nn.cond(BOUND, True, call, call, X),
+    ),
+    "the module before the branches": (
+        errors.TransformTargetError,
+        r"cond: each branch is .*got a function, a Dense\..*cond\(pred, true_fun, false_fun, module",
+        lambda: nn.cond(True, BOUND, call, call, X),
+    ),
+    "the module before the index": (
+        errors.TransformTargetError,
+        r"switch: got the module Dense where an integer is .*switch\(index, branches, module",
+        lambda: nn.switch(BOUND, [call, call], 0, X),
+    ),
+    "one branch": (
+        errors.TransformTargetError,
+        r"switch: got a function where a sequence .*switch\(index, branches, module",
+        lambda: nn.switch(0, call, BOUND, X),
+    ),
+    "Linen's module": (
+        errors.TransformTargetError,
+        r"vjp: got a module flax\.linen\.linear\.Dense, which is of flax,.*`from liftax import nn`",
+        lambda: nn.vjp(call, linen.Dense(2).bind(VARIABLES), X),
+    ),
+    "Linen's class": (
+        errors.TransformTargetError,
+        r"vmap: got the class flax\.linen\.linear\.Dense to transform.*`from liftax import nn`",
+        lambda: nn.vmap(linen.Dense, variable_axes={"params": 0})(2),
+    ),
     "sizes": (
         errors.MappedAxisError,
         r"3 for axis 0 of argument 0 of shape \(3, 2\); 4 for axis 0 of argument 1\['a'\]",
@@ -254,6 +290,34 @@ ERRORS = {
 def test_text(case):
     error, text, program = ERRORS[case]
     with pytest.raises(error, match=text):
+        program()
+
+
+CALLS = {
+    "vmap": ("vmap(fn, …)(module, *args)", lambda: nn.vmap(call)(X)),
+    "scan": ("scan(fn, …)(module, carry, *xs)", lambda: nn.scan(call)(X, X)),
+    "remat": ("checkpoint(fn, …)(module, *args)", lambda: nn.remat(call)(X)),
+    "jit": ("jit(fn, …)(module, *args)", lambda: nn.jit(call)(X)),
+    "map_variables": ("map_variables(fn, …)(module, *args)", lambda: nn.map_variables(call)(X)),
+    "custom_vjp": (
+        "custom_vjp(fn, forward_fn, backward_fn)(module, *args)",
+        lambda: nn.custom_vjp(call, call, call)(X),
+    ),
+    "custom_jvp": ("custom_jvp(fn, jvp_fn)(module, *args)", lambda: nn.custom_jvp(call, call)(X)),
+    "custom_gradient": ("custom_gradient(fn, …)(module, *args)", lambda: nn.custom_gradient(call)(X)),
+    "while_loop": ("while_loop(cond_fn, body_fn, module, init)", lambda: nn.while_loop(BOUND, call, call, X)),
+    "switch": ("switch(index, branches, module, *operands)", lambda: nn.switch(0, [call], X)),
+    "jvp": ("jvp(fn, module, primals, tangents, variable_tangents)", lambda: nn.jvp(call, X, (X,), (X,), {})),
+    "root": ("root(fn, module, x0, *args)", lambda: nn.root(call, X, X)),
+    "vjp": ("vjp(fn, module, *args)", lambda: nn.vjp(call, X)),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_call(case):
+    """Without a module, each transform says how it is called."""
+    text, program = CALLS[case]
+    with pytest.raises(errors.TransformTargetError, match=re.escape(f"The call is {text}: the module comes ")):
         program()
 
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from liftax import errors
-from liftax.core import filters
+from liftax.core import filters, targets
 from liftax.core.calls import Frame, Guard, acquire, calls, guarded, release
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
@@ -359,17 +359,21 @@ def _leaves(target: Any, name: str) -> tuple[list[Any], Any]:
         return [target], _ONE_LEAF
     leaves, treedef = jax.tree.flatten(target, is_leaf=is_target)
     wrong = [x for x in leaves if not is_target(x)]
-    if wrong or not leaves:
-        got = f"{type(wrong[0]).__name__}" if wrong else f"an empty {type(target).__name__}"
-        if isinstance(target, Mapping) and wrong and len(wrong) == len(leaves):
-            raise errors.TransformTargetError(
-                f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or "
-                f"a tree of these is expected. If these are variables, bind a module to them: "
-                f"{name}(fn, module.bind(variables), *args)."
-            )
+    if wrong and isinstance(target, Mapping) and len(wrong) == len(leaves):
+        raise errors.TransformTargetError(
+            f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or a "
+            "tree of these is expected. If these are variables, bind a module to them, module.bind(variables). The "
+            f"call is {targets.call_of(name)}."
+        )
+    if targets.other_library(target):  # maybe a pytree
+        raise targets.no_target(target, name)
+    if wrong:
+        raise targets.no_target(wrong[0], name)
+    if not leaves:
+        got = "None" if target is None else f"an empty {type(target).__name__}"
         raise errors.TransformTargetError(
             f"{name}: got {got} where a bound Module, a Scope, or a tree of these is expected. The call is "
-            f"{name}(fn, module, *args): the module comes right after the function."
+            f"{targets.call_of(name)}."
         )
     return leaves, treedef
 

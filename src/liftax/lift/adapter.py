@@ -16,7 +16,7 @@ import jax
 
 from liftax import errors
 from liftax.ad.checks import explain_arity
-from liftax.core import filters
+from liftax.core import filters, targets
 from liftax.core.pack import Groups, State, is_target, unbind
 from liftax.core.scope import Scope
 from liftax.core.variable import Variable
@@ -125,6 +125,9 @@ def as_method(fn: Callable[..., Any], mdl: Any) -> Callable[..., Any]:
 
 def function_form(called: Callable[..., Any], fn: Any, name: str) -> Any:
     """Return `called`, which transforms and calls `fn`, as what stands in the place of `fn`: a function or a method."""
+    library = targets.other_library(fn)
+    if library == "flax" or (library and isinstance(fn, type)):  # of some others the modules are plain functions
+        raise targets.no_class(fn, name)
     if is_target(fn) or not callable(fn):
         raise errors.TransformTargetError(
             f"{name}: got a {type(fn).__name__} to transform. Give it a Module class, a method or a function whose "

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from liftax import errors
-from liftax.core import filters
-from liftax.core.pack import State
+from liftax.ad.checks import describe
+from liftax.core import filters, targets
+from liftax.core.pack import State, is_target
 from liftax.lift.adapter import Call, as_method
 from liftax.lift.nested import get, has
 from liftax.typing import Filter
@@ -71,6 +72,8 @@ def cond(
         >>> float(y), int(state['state']['n'])
         (2.0, 5)
     """
+    if is_target(pred):
+        raise targets.no_choice(pred, "cond")
     return _branch("cond", jnp.asarray(pred).astype(jnp.int32), (false_fun, true_fun), (1, 0), mdl, operands, variables,
                    rngs)  # fmt: skip
 
@@ -117,6 +120,11 @@ def switch(
         >>> Experts().apply(variables, 1, jnp.ones(2)).shape
         (1,)
     """
+    if not isinstance(branches, Sequence):
+        raise errors.TransformTargetError(
+            f"switch: got {describe(branches)} where a sequence of functions of the module is expected. The call is "
+            f"{targets.call_of('switch')}."
+        )
     order = tuple(range(len(branches)))
     return _branch("switch", index, tuple(branches), order, mdl, operands, variables, rngs)
 
@@ -131,8 +139,13 @@ def _branch(
     variables: Filter,
     rngs: Filter,
 ) -> Any:
-    if not branches or not all(callable(branch) for branch in branches):
-        raise errors.TransformTargetError(f"{name}: each branch is a function of the module; got {branches!r}.")
+    if is_target(index):
+        raise targets.no_choice(index, name)
+    if not branches or not all(callable(branch) and not is_target(branch) for branch in branches):
+        raise errors.TransformTargetError(
+            f"{name}: each branch is a function of the module; got {', '.join(map(describe, branches)) or 'none'}. The "
+            f"call is {targets.call_of(name)}."
+        )
     call = Call(branches[0], mdl, operands, {}, (variables,), rngs, name)
     packed = call.packed
     fns = [as_method(branch, mdl) for branch in branches]
