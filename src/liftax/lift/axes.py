@@ -108,7 +108,7 @@ def stacked(states: Sequence[State], axes: Sequence[Axis], params: Any) -> tuple
 
 def grouped(state: State, groups: Sequence[Filter]) -> tuple[State, ...]:
     """Split `state` by collection: each variable goes to the first filter that matches."""
-    found: list[State] = [State(tuple({} for _ in state.written), tuple({} for _ in state.created)) for _ in groups]
+    found = [State(tuple([{} for _ in state.written]), tuple([{} for _ in state.created])) for _ in groups]
     for field, parts in enumerate(state):
         for i, variables in enumerate(parts):
             for key, value in variables.items():
@@ -117,10 +117,14 @@ def grouped(state: State, groups: Sequence[Filter]) -> tuple[State, ...]:
     return tuple(found)
 
 
-def ungrouped(states: Sequence[State]) -> State:
+def ungrouped(states: Sequence[State], packed: Packed) -> State:
     """Undo `grouped`."""
-    fields = (tuple(zip(*(state[field] for state in states), strict=True)) for field in range(2))
-    return State(*(tuple({k: v for part in parts for k, v in part.items()} for parts in roots) for roots in fields))
+    joined = State(tuple([{} for _ in packed.roots]), tuple([{} for _ in packed.roots]))
+    for state in states:
+        for roots, parts in zip(joined, state, strict=True):
+            for variables, part in zip(roots, parts, strict=True):
+                variables.update(part)
+    return joined
 
 
 def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: str, argument: str) -> int:

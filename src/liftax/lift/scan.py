@@ -207,7 +207,7 @@ def scan(
             tuple({k: get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True)),
             tuple({} for _ in packed.roots),
         )
-        packed.commit(ungrouped((State(fixed.written, last.created), last, *states)))
+        packed.commit(ungrouped((State(fixed.written, last.created), last, *states), packed))
         ys = jax.tree.map(lambda axis, y: y if axis is broadcast else _back(axis, y), out_axes, ys)
         if broadcasts:
             ys = jax.tree.map(lambda axis, k, y: k if axis is broadcast else y, out_axes, constant, ys)

@@ -164,7 +164,7 @@ def shard_map(
             return out, states
 
         out, states = mapped(call.named(pure), (out_specs, tuple(out_of)))(*inputs)
-        packed.commit(ungrouped(states))
+        packed.commit(ungrouped(states, packed))
         return out
 
     return function_form(called, target, "shard_map")

@@ -118,7 +118,7 @@ def vmap(
                     "its collection an axis, or reduce the value (axis_name and jax.lax.pmean)."
                 ) from error
             raise
-        packed.commit(ungrouped(stacked(states, axes, metadata_params)))
+        packed.commit(ungrouped(stacked(states, axes, metadata_params), packed))
         return out
 
     return function_form(called, target, "vmap")

@@ -176,6 +176,21 @@ def test_in_and_out_axes():
     assert set(state["in"]) == {"scale"} and y.shape == X.shape
 
 
+@pytest.mark.parametrize("lifted", [nn.vmap, lambda f: nn.scan(lambda mdl, c, x: (c, f(mdl, x)))])
+def test_functions_that_need_no_variables_need_no_axes(lifted):
+    class Doubled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("w", nn.initializers.ones, (3,))
+            args = (x,) if lifted is nn.vmap else (0.0, x)
+            return lifted(lambda mdl, x: 2 * x)(self, *args)
+
+    x = jnp.arange(4.0).reshape(2, 2)
+    y, variables = Doubled().init_with_output(jax.random.key(0), x)
+    for out in (y, Doubled().apply(variables, x)):
+        np.testing.assert_array_equal(jax.tree.leaves(out)[-1], 2 * x)
+
+
 def test_scopes_are_targets_too():
     def dense(scope, x):
         return x @ scope.param("w", jax.nn.initializers.normal(), (4, 4))
