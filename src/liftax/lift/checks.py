@@ -72,9 +72,13 @@ def check_primals(primals: Iterable[Any], what: str, *, values: bool = False) ->
                     f"modules as the target, {what}(fn, (mdl, other), …), and of a variable its .value."
                 )
             if values and _no_value(leaf):
+                remedy = (
+                    f"Give what is no array to the function by a closure: {what}(lambda mdl, x: fn(mdl, x, …), mdl, …)."
+                )
+                if what.startswith("custom_"):
+                    remedy = "Pass what is no array by keyword, or name its position in nondiff_argnums."
                 raise errors.NonDifferentiablePrimalError(
-                    f"{what}: argument {i} holds {describe(leaf)}, which is no value to differentiate at. Give what is "
-                    f"no array to the function by a closure: {what}(lambda mdl, x: fn(mdl, x, …), mdl, …)."
+                    f"{what}: argument {i} holds {describe(leaf)}, which is no value to differentiate at. {remedy}"
                 )
 
 

@@ -20,6 +20,7 @@ from liftax.ad.checks import demand_pair, describe
 from liftax.core import filters
 from liftax.lift.custom_vjp import with_rule
 from liftax.lift.fill import zero
+from liftax.lift.rule import checked
 from liftax.typing import Filter
 
 
@@ -68,6 +69,7 @@ def custom_gradient(
         [ 2. -3.]
     """
     what = "custom_gradient"
+    checked(what, nondiff_argnums, fn=fn)
     wrt: Filter = False if grad_vars is None else grad_vars
     with_variables = not filters.is_empty(wrt)
 

@@ -23,7 +23,7 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, explain_arity, tree_mismatch
 from liftax.lift.fill import Rule, complete, zero
 from liftax.lift.nested import get
-from liftax.lift.rule import RuleCall, nested, refuse_at_run, type_of
+from liftax.lift.rule import RuleCall, checked, nested, refuse_at_run, type_of
 from liftax.typing import Filter
 
 
@@ -63,7 +63,7 @@ def custom_jvp(
         StateCotangentError: The tangent of a written variable is used, or its cotangent is not zero, and
             `state_tangents` is False. Where the latter shows only when the compiled program runs, the program fails
             with a `jax.errors.JaxRuntimeError` that holds this text.
-        DroppedGradientError: An argument without a tangent is being differentiated.
+        DroppedGradientError: An argument or field without a tangent, or what a function closes over, is differentiated.
         CustomRuleError: `fn` and `jvp_fn` return different outputs, or write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
@@ -86,8 +86,7 @@ def custom_jvp(
         1.0 [ 2. -3.]
     """
     what = "custom_jvp"
-    if isinstance(nondiff_argnums, int):
-        nondiff_argnums = (nondiff_argnums,)
+    nondiff_argnums = checked(what, nondiff_argnums, fn=fn, jvp_fn=jvp_fn)
 
     @functools.wraps(fn)
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ from liftax import _compat, errors
 from liftax.ad.checks import demand_pair, describe, explain_arity, noted, tree_mismatch
 from liftax.core.pack import Packed
 from liftax.lift.fill import Rule, complete, zero
-from liftax.lift.rule import RuleCall, nested, refuse_at_run, split, type_of
+from liftax.lift.rule import RuleCall, checked, nested, refuse_at_run, split, type_of
 from liftax.typing import Filter, Path
 
 
@@ -65,7 +65,7 @@ def custom_vjp(
         StateCotangentError: The cotangent of a written variable is not zero, and `state_cotangents` is False. Where
             that shows only when the compiled program runs (the carry of a scan, a branch of a cond, state that comes
             out of a jitted function), the program fails with a `jax.errors.JaxRuntimeError` that holds this text.
-        DroppedGradientError: An argument without a cotangent is being differentiated.
+        DroppedGradientError: What gets no cotangent is differentiated: an argument, a field, or a value closed over.
         CustomRuleError: `fn` and `forward_fn` write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
@@ -102,8 +102,7 @@ def with_rule(
     state_cotangents: bool,
 ) -> Callable[..., Any]:
     """Return what `custom_vjp` does, speaking as `what`."""
-    if isinstance(nondiff_argnums, int):
-        nondiff_argnums = (nondiff_argnums,)
+    nondiff_argnums = checked(what, nondiff_argnums, fn=fn, forward_fn=forward_fn, backward_fn=backward_fn)
 
     @functools.wraps(fn)
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.ad.checks import explain_arity, tree_mismatch
+from liftax.ad.checks import describe, explain_arity, tree_mismatch
 from liftax.core import filters
 from liftax.core.pack import Packed, State, unbind
 from liftax.core.scope import Scope
@@ -54,7 +54,7 @@ class RuleCall:
         self.where = self.packed.roots[0].path_text
         self.fixed = _positions(nondiff_argnums, len(args) + 1, what)
         self.diff = tuple(a for i, a in enumerate(args, 1) if i not in self.fixed)
-        check_primals(self.diff, what)
+        check_primals(self.diff, what, values=True)
         self._keep({i: args[i - 1] for i in self.fixed}, kwargs, {})
         self.closure: list[Any] = []  # what fn closes over, where that is no error until it is differentiated
         self.around = [weakref.ref(trace) for trace in _compat.traces()]
@@ -294,6 +294,17 @@ def _maybe_new(grad_vars: Filter, scope: Scope) -> set[str]:
     return {
         c for c in {*scope.store.collections(), *filters.named(grad_vars), "params"} if filters.in_filter(grad_vars, c)
     }
+
+
+def checked(what: str, nondiff_argnums: Any, **functions: Any) -> tuple[int, ...]:
+    """Return `nondiff_argnums` as a tuple, or raise `ArityError` if it or one of the functions is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise errors.ArityError(f"{what} got {describe(function)} for {name}, expected a function.")
+    positions = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
+    if not isinstance(positions, Sequence) or not all(isinstance(i, int | np.integer) for i in positions):
+        raise errors.ArityError(f"{what} got nondiff_argnums={nondiff_argnums!r}, expected an integer or several.")
+    return tuple(positions)
 
 
 def _positions(argnums: Sequence[int], count: int, what: str) -> tuple[int, ...]:

@@ -191,3 +191,25 @@ def test_no_function_and_aux_of_no_arrays(name):
     if name in ("jacrev", "hessian"):
         with pytest.raises(errors.NonDifferentiableOutputError, match=f"{name} .* returned None, which has none"):
             FUNCTIONS[name](lambda mdl, x: None, mdl, X)
+
+
+RULES = {
+    "custom_vjp": lambda fn, rule=lambda *_: None, **o: nn.custom_vjp(fn, lambda mdl, x: (fn(mdl, x), None), rule, **o),
+    "custom_jvp": lambda fn, rule=lambda *_: None, **o: nn.custom_jvp(fn, rule, **o),
+    "custom_gradient": nn.custom_gradient,
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_of_what_is_none(name):
+    call = lambda mdl, x: mdl(x)
+    with pytest.raises(errors.ArityError, match=f"{name} got a str for fn, expected a function"):
+        RULES[name]("f")
+    with pytest.raises(errors.ArityError, match=f"{name} got nondiff_argnums='x', expected an integer or several"):
+        RULES[name](call, nondiff_argnums="x")
+    if name != "custom_gradient":
+        with pytest.raises(errors.ArityError, match=f"{name} got int .* for (backward_fn|jvp_fn), expected a function"):
+            RULES[name](call, 3)
+    mdl = nn.Dense(2).bind({"params": {"kernel": jnp.eye(2), "bias": jnp.ones(2)}})
+    with pytest.raises(errors.NonDifferentiablePrimalError, match=f"{name}: argument 0 holds a str.*nondiff_argnums"):
+        RULES[name](call)(mdl, "x")
