@@ -61,6 +61,8 @@ def test_activations_that_are_traced_once(name: str, more: dict[str, Any], dtype
     own, bare = (count(jax.make_jaxpr(lambda x, f=f: f(x, **more))(x).jaxpr) for f in (ours, theirs))
     assert own == bare
     np.testing.assert_array_equal(*(jax.jit(lambda x, f=f: f(x, **more))(x) for f in (ours, theirs)))
+    many = jnp.linspace(-5, 5, 1001).astype(dtype)
+    np.testing.assert_array_equal(ours(many, **more), theirs(many, **more))
     assert ours(x, **more).dtype == theirs(x, **more).dtype
     assert jax.make_jaxpr(ours)(2).out_avals == jax.make_jaxpr(theirs)(2).out_avals
     assert pickle.loads(pickle.dumps(ours)) is ours

@@ -34,6 +34,7 @@ from jax.nn import (
 from jax.numpy import tanh
 from jax.typing import ArrayLike, DTypeLike
 
+from liftax import _compat
 from liftax.module import Module, compact
 from liftax.nn.location import place
 from liftax.typing import Array
@@ -93,7 +94,8 @@ def gelu(x: ArrayLike, approximate: bool = True) -> Array:
         >>> nn.gelu(x) == nn.relu(x)
         Array([ True,  True,  True], dtype=bool)
     """
-    return _gelu(x, approximate=approximate)
+    # Op by op where values are known: compiled, it rounds otherwise in the last digit.
+    return _gelu(x, approximate=approximate) if _compat.is_tracer(x) else jax.nn.gelu(x, approximate)
 
 
 def relu(x: ArrayLike) -> Array:
