@@ -63,7 +63,7 @@ def custom_jvp(
         StateCotangentError: The tangent of a written variable is used, or its cotangent is not zero, and
             `state_tangents` is False. Where the latter shows only when the compiled program runs, the program fails
             with a `jax.errors.JaxRuntimeError` that holds this text.
-        DroppedGradientError: An argument or field without a tangent, or what a function closes over, is differentiated.
+        DroppedGradientError: An argument or field without a tangent, or a closure of a function, is differentiated.
         CustomRuleError: `fn` and `jvp_fn` return different outputs, or write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
