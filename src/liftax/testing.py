@@ -25,6 +25,8 @@ from liftax.ad.checks import demand_callable, describe, is_value, lacks_forward_
 from liftax.core import filters
 from liftax.typing import Filter
 
+__all__ = ["check_grads"]
+
 _MODES = ("fwd", "rev")
 
 
