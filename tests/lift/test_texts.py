@@ -42,6 +42,10 @@ def init(body):
     return Run(body).init(KEY, X)
 
 
+def dropped(body, keys):
+    return Run(lambda self, x: body(nn.Dropout(0.5, deterministic=False), x)).apply({}, X, rngs=keys)
+
+
 def loop(mdl, x, **options):
     step = lambda m, c: (c[0] + 1, m(c[1]))
     return nn.while_loop(lambda m, c: c[0] < 3, step, mdl, (0, x), **options)
@@ -204,6 +208,36 @@ ERRORS = {
         errors.ScopeCollectionNotFound,
         "filters of this vjp name 'batchstats', 'params' .*Did you mean 'batch_stats'",
         lambda: init(lambda self, x: nn.vjp(call, nn.BatchNorm(True), x, variables="batchstats")[0]),
+    ),
+    "a stream that vmap keeps out": (
+        errors.InvalidRngError,
+        "'params', which was given, and which this vmap does not.*Add split_rngs={'params': True}.*along the axis",
+        lambda: nn.vmap(nn.Dense, variable_axes={"params": 0})(2).init(KEY, X),
+    ),
+    "a stream that scan keeps out": (
+        errors.InvalidRngError,
+        "'params', which was given, and which this scan does not.*Add split_rngs={'params': True}.*along the steps",
+        lambda: nn.scan(nn.SimpleCell, variable_broadcast="params")(2).init(KEY, X[0], X),
+    ),
+    "a stream that vjp keeps out": (
+        errors.InvalidRngError,
+        "/Dropout_0 needs .*'dropout', which was given, and which this vjp does not let in: its filter rngs.*rngs=True",
+        lambda: dropped(lambda mdl, x: nn.vjp(call, mdl, x, rngs="params")[0], {"dropout": KEY}),
+    ),
+    "a stream that the outer one of two keeps out": (
+        errors.InvalidRngError,
+        "which this vmap does not let in",
+        lambda: dropped(lambda mdl, x: nn.vmap(lambda m, x: nn.vjp(call, m, x)[0])(mdl, x), {"dropout": KEY}),
+    ),
+    "a stream that was not given": (
+        errors.InvalidRngError,
+        r"streams given are: none\. Pass rngs=\{'dropout': jax\.random\.key\(seed\)\}\.",
+        lambda: dropped(lambda mdl, x: nn.vjp(call, mdl, x)[0], {}),
+    ),
+    "a stream that was not given to a vmap": (
+        errors.InvalidRngError,
+        r"Pass rngs=\{'dropout': jax\.random\.key\(seed\)\}, and let it into the vmap: split_rngs=\{'dropout': True\}",
+        lambda: dropped(lambda mdl, x: nn.vmap(call)(mdl, x), {}),
     ),
     "beside a vjp": (errors.JaxTransformError, "inside nn.vjp, whose target is /, to which", beside(nn.vjp)),
     "beside a root": (errors.JaxTransformError, "inside nn.root, whose target", beside(nn.root)),

@@ -1,6 +1,7 @@
 """Why a variable can't be written or made: which call or transform is in the way, and what lets the variable through.
 
     immutable, foreign, not_found, no_start : store, collection, name, path -> error
+    no_stream                               : store, rng stream, path -> error
 
 Transforms stand one inside the other, and each lets in what its filters name. The one to speak of is the outermost that
 keeps a collection out: everything outside of it would let the variable be written.
@@ -22,6 +23,8 @@ _ARGUMENTS = {
     "while_loop": "carry_variables",
     "map_variables": "mapped_collections, variables; init, mutable",
 }
+
+_SPLIT_RNGS = ("vmap", "scan", "while_loop", "condition of a while_loop")
 
 
 def blocker(store: Store, col: str) -> Store:
@@ -119,6 +122,30 @@ def no_start(col: str, name: str, where: str) -> errors.ControlFlowError:
         f"while_loop: a step creates {col}/{name} at {where}, and the loop has no value to start with. Create it "
         "before the loop, such as by calling body_fn(mdl, init) once while mdl.is_initializing()."
     )
+
+
+def no_stream(store: Store, name: str, where: str) -> errors.InvalidRngError:
+    """Return what to raise where a key of an rng stream is needed that is not there, nor the stream 'params'."""
+    needs = f"{where} needs a key of the rng stream {name!r}"
+    block, owners = store, [store.owner]
+    while block.outer is not None and name not in block.outer.keys:
+        block = block.outer
+        owners.append(block.owner)
+    if block.outer is None:
+        given = ", ".join(repr(k) for k in store.keys) or "none"
+        splitting = next((owner for owner in owners if owner in _SPLIT_RNGS), None)
+        let_in = f", and let it into the {splitting}: split_rngs={{{name!r}: True}}" if splitting else ""
+        return errors.InvalidRngError(
+            f"{needs}, and the streams given are: {given}. Pass rngs={{{name!r}: jax.random.key(seed)}}{let_in}."
+        )
+    needs += f", which was given, and which this {block.owner} does not let in: "
+    if block.owner in _SPLIT_RNGS:
+        along = "axis" if block.owner == "vmap" else "steps"
+        return errors.InvalidRngError(
+            f"{needs}its split_rngs leaves it out. Add split_rngs={{{name!r}: True}} for draws that differ along the "
+            f"{along}, or split_rngs={{{name!r}: False}} for the same draws everywhere."
+        )
+    return errors.InvalidRngError(f"{needs}its filter rngs leaves it out. Name {name!r} in rngs, or pass rngs=True.")
 
 
 def _cant(store: Store, col: str, name: str, where: str) -> str:

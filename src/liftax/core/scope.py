@@ -218,7 +218,7 @@ class Scope:
         if key is None:
             key = store.keys.get("params")
             if key is None:
-                raise errors.InvalidRngError(self._no_rng(name))
+                raise refusals.no_stream(store, name, self.path_text)
             name = "params"
         counts = self._counts
         if counts is None:
@@ -226,14 +226,6 @@ class Scope:
         count = counts[name] = counts.get(name, 0) + 1
         path = self.rng_path if store.moved else self.path
         return key, (*path[store.rng_base :], count)
-
-    def _no_rng(self, name: str) -> str:
-        given = ", ".join(repr(k) for k in self.store.keys) or "none"
-        return (
-            f"{self.path_text} needs a key of the rng stream {name!r}, and the streams given are: {given}. "
-            f"Pass rngs={{{name!r}: jax.random.key(seed)}}{' and' if self.store.root_path else '.'}"
-            f"{f' let it into this {self.store.owner} (rngs, split_rngs).' if self.store.root_path else ''}"
-        )
 
     # --- variables ---------------------------------------------------------------------------------------------------
 
