@@ -327,6 +327,29 @@ def test_text(case):
         program()
 
 
+THREE = lambda m, x, y: x
+LAMBDAS = {
+    "vmap": lambda: vmapped(THREE, X),
+    "scan": lambda: nn.scan(lambda m, c: (c, c), variable_broadcast="params")(BOUND, X, X),
+    "remat": lambda: nn.remat(THREE)(BOUND, X),
+    "jit": lambda: nn.jit(THREE)(BOUND, X),
+    "cond": lambda: nn.cond(True, THREE, call, BOUND, X),
+    "while_loop": lambda: nn.while_loop(lambda m: True, call, BOUND, X),
+    "map_variables": lambda: nn.map_variables(THREE)(BOUND, X),
+    "custom_vjp": lambda: nn.custom_vjp(THREE, call, call)(BOUND, X),
+    "grad": lambda: nn.grad(THREE, BOUND, X),
+    "hessian": lambda: nn.hessian(THREE, BOUND, X),
+    "fixed_point": lambda: nn.fixed_point(THREE, BOUND, X),
+}
+
+
+@pytest.mark.parametrize("case", LAMBDAS)
+def test_place_of_a_lambda(case):
+    """A lambda that does not take its arguments is found where the user wrote it."""
+    with pytest.raises(errors.ArityError, match=r"calls the lambda in line \d+ of test_texts\.py, \(m"):
+        LAMBDAS[case]()
+
+
 CALLS = {
     "vmap": ("vmap(fn, …)(module, *args)", lambda: nn.vmap(call)(X)),
     "scan": ("scan(fn, …)(module, carry, *xs)", lambda: nn.scan(call)(X, X)),

@@ -125,6 +125,7 @@ def explain_arity(
 
 def _function(fun: Callable[..., Any]) -> str:
     """Return what to call a function in front of its signature; of a lambda, where it stands."""
+    fun = inspect.unwrap(fun)  # what a method has around it stands elsewhere
     name = (getattr(fun, "__qualname__", None) or type(fun).__name__).rpartition("<locals>.")[2]
     code = getattr(fun, "__code__", None)
     if "<lambda>" not in name or code is None:
