@@ -312,6 +312,22 @@ ERRORS = {
         r"\(m, p, t\) with 4 .*called as jvp_fn\(mdl, primals, tangents, variable_tangents\)",
         lambda: jax.grad(lambda x: nn.custom_jvp(call, lambda m, p, t: p)(BOUND, x).sum())(X),
     ),
+    "a module in liftax itself": (
+        errors.NonDifferentiablePrimalError,
+        r"^vjp: argument 0 is a module, Dense, .*use nn\.vjp",
+        lambda: lx.vjp(call, BOUND, X),
+    ),
+    "a module in the gradient of liftax itself": (
+        errors.NonDifferentiablePrimalError,
+        r"^grad can't .* argument 0: .*got a Dense.*use nn\.grad",
+        lambda: lx.grad(lambda m, x: m(x).sum())(BOUND, X),
+    ),
+    "a module in liftax's own jvp": (
+        errors.NonDifferentiablePrimalError,
+        r"^jvp: argument 0 is a module, Dense, .*use nn\.jvp",
+        lambda: lx.jvp(call, (BOUND, X), (BOUND, X)),
+    ),
+    "JAX's jit of a module": (TypeError, r"nn\.jit.* in place of jax\.jit", lambda: jax.jit(BOUND)(X)),
     "property": (
         errors.DescriptorAttributeError,
         "An unbound Odd has no attribute 'missing'.*mend what",

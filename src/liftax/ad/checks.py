@@ -196,6 +196,10 @@ def check_float_primals(
             _refuse_primal(primal, leaf, name, what, holomorphic)
 
 
+def _in_nn(what: str) -> str:
+    return f"For a function of a bound module use nn.{what}; here, differentiate module.apply(variables, …)."
+
+
 def check_scalar_output(out: Any, what: str, *, holomorphic: bool = False) -> None:
     """Check that `out` is a scalar that a gradient can be taken of.
 
@@ -469,6 +473,8 @@ def _refuse_primal(primal: PyTree, leaf: Any, name: str, what: str, holomorphic:
     dtype = _dtype(leaf)
     if holomorphic:
         wanted, remedy = "complex", "Convert it with `.astype(complex)`, or drop holomorphic=True."
+    elif hasattr(type(leaf), "lift_parts"):
+        wanted, remedy = "a floating-point array", _in_nn(what)
     elif dtype is None:
         wanted, remedy = "a floating-point array", "Leave it out of what is differentiated."
     else:

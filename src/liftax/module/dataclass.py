@@ -57,7 +57,8 @@ def _unbound_only(hash_: Any) -> Any:
         if self.scope is not None:
             raise TypeError(
                 f"A bound module can't be hashed: it holds variables. Hash the unbound {type(self).__name__}, or use "
-                "id(module)."
+                "id(module). Where a transform of JAX was to run it, use the lifted one, with the module as target: "
+                "nn.jit(lambda mdl, x: mdl(x))(module, x) in place of jax.jit(module)(x)."
             )
         try:
             return hash_(self)
