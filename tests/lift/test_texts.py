@@ -125,6 +125,36 @@ ERRORS = {
         r"3 for axis 0 of argument 1 .*; 5 for length|3 for axis 0 of argument 1 .*; length",
         lambda: nn.scan(lambda m, c, x: (c, x), variable_broadcast="params", length=5)(BOUND, 0.0, X),
     ),
+    "axes in": (
+        errors.MappedAxisError,
+        r"in_axes=\(0, 0\) has 2 entries, and the call has 1 argument after the module\.",
+        lambda: vmapped(call, X, in_axes=(0, 0)),
+    ),
+    "axes in for a tree": (
+        errors.MappedAxisError,
+        r"in_axes has \{'a': 0\} for argument 1, a dict with keys \['b'\], which is not built like it",
+        lambda: vmapped(lambda m, x, y: x, X, {"b": X}, in_axes=(0, {"a": 0})),
+    ),
+    "axis in that is no number": (
+        errors.MappedAxisError,
+        "in_axes has 'a' for argument 0. An axis is an integer, or None",
+        lambda: vmapped(call, X, in_axes="a"),
+    ),
+    "axes out": (
+        errors.MappedAxisError,
+        r"out_axes=\(0, 0\) is not built like the output of the function, float32\[2\]",
+        lambda: vmapped(call, X, out_axes=(0, 0)),
+    ),
+    "axes into a scan": (
+        errors.MappedAxisError,
+        r"in_axes=\(0, 0\) has 2 entries, and the call has 1 argument after the module and the carry\.",
+        lambda: nn.scan(lambda m, c, x: (c, x), in_axes=(0, 0))(BOUND, 0.0, X),
+    ),
+    "axes out of a scan": (
+        errors.MappedAxisError,
+        r"out_axes=\(0, 0\) is not built like y in the output",
+        lambda: nn.scan(lambda m, c, x: (c, x), out_axes=(0, 0))(BOUND, 0.0, X),
+    ),
     "no axis": (errors.MappedAxisError, r"argument 1 of shape \(\) has", lambda: vmapped(lambda m, x, y: x, X, 1.0)),
     "filter": (errors.InvalidFilterError, "^vjp at /: got 1", lambda: nn.vjp(call, BOUND, X, vjp_variables=1)),
     "streams": (errors.InvalidFilterError, "^vjp at /: rngs: got 1.5", lambda: nn.vjp(call, BOUND, X, rngs=1.5)),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from liftax import errors
+from liftax.ad.checks import describe
 from liftax.core import filters, meta
 from liftax.core.pack import Groups, Packed, State
 from liftax.typing import Filter
@@ -147,12 +148,24 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
         if axis is not unmapped:
             for path, leaf in jax.tree_util.tree_leaves_with_path(x):
                 shape = np.shape(leaf)
+                if not hasattr(axis, "__index__"):
+                    none = "nn.broadcast" if name == "scan" else "None"
+                    raise errors.MappedAxisError(
+                        f"{name}: in_axes has {axis!r} for {_value((*before, *path), name)}. An axis is an integer, or "
+                        f"{none} for a value that is not mapped over."
+                    )
                 what = f"{_value((*before, *path), name)} of shape {shape}"
                 if not -len(shape) <= axis < len(shape):
                     raise errors.MappedAxisError(f"{name}: {what} has no axis {axis} to map over.")
                 sizes.setdefault(shape[axis], f"axis {axis} of {what}")
 
-    jax.tree_util.tree_map_with_path(look, axes, values, is_leaf=lambda x: x is None)
+    try:
+        jax.tree_util.tree_map_with_path(look, axes, values, is_leaf=lambda x: x is None)
+    except errors.LiftaxError:
+        raise
+    except ValueError as error:
+        _explain_in_axes(*((axes, values) if name == "scan" else (axes[1], values[1])), name, error)
+        raise
     if given is not None:
         sizes.setdefault(given, argument)
     if not sizes:
@@ -166,6 +179,42 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
             f"Look at in_axes, variable_axes and {argument}."
         )
     return next(iter(sizes))
+
+
+def _explain_in_axes(in_axes: Any, args: tuple[Any, ...], name: str, error: ValueError) -> None:
+    """Raise `MappedAxisError` from `error` if `in_axes` does not fit `args`; else return."""
+    first = "the module and the carry" if name == "scan" else "the module"
+    each = f"Give one axis for all, or a tuple with an entry for each argument after {first}"
+    if isinstance(in_axes, tuple) and len(in_axes) != len(args):
+        raise errors.MappedAxisError(
+            f"{name}: in_axes={in_axes} has {len(in_axes)} entr{'y' if len(in_axes) == 1 else 'ies'}, and the call has "
+            f"{len(args)} argument{'s' * (len(args) != 1)} after {first}. {each}."
+        ) from error
+    for i, arg in enumerate(args):
+        axis = in_axes[i] if isinstance(in_axes, tuple) else in_axes
+        if not _is_prefix(axis, arg):
+            raise errors.MappedAxisError(
+                f"{name}: in_axes has {axis!r} for argument {i + (name == 'scan')}, {describe(arg)}, which is not "
+                f"built like it. {each}: an axis for the whole of it, or a tree of axes that is built like it."
+            ) from error
+
+
+def check_out_axes(out_axes: Any, out: Any, name: str) -> None:
+    """Raise `MappedAxisError` unless `out_axes` is built like the output of a function."""
+    if not isinstance(out_axes, int) and not _is_prefix(out_axes, out):
+        what = "y in the output (carry, y)" if name == "scan" else "the output"
+        raise errors.MappedAxisError(
+            f"{name}: out_axes={out_axes!r} is not built like {what} of the function, {describe(out)}. Give one "
+            "axis for all of it, or a tree of axes that is built like it."
+        )
+
+
+def _is_prefix(axes: Any, tree: Any) -> bool:
+    try:
+        jax.tree.map(lambda *_: None, axes, tree, is_leaf=lambda x: x is None)
+    except ValueError:
+        return False
+    return True
 
 
 def _value(path: Any, name: str) -> str:

@@ -27,7 +27,7 @@ from liftax.ad.checks import demand_pair
 from liftax.core import filters
 from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
-from liftax.lift.axes import axes_of, axis_size, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.axes import axes_of, axis_size, check_out_axes, close_ways, grouped, stacked, ungrouped, unstacked
 from liftax.lift.nested import get, has, updated
 from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter, Path
@@ -146,6 +146,7 @@ def scan(
                 groups, keys = data_transform(groups, keys)
             out, state = call.run(groups, joined(*keys), (c, *args), call.kwargs)
             c, y = demand_pair(out, "scan", pair="(carry, y)", why="a loop", remedy="return (carry, None)")
+            check_out_axes(out_axes, y, "scan")
             return c, y, grouped(state, groups_of)
 
         def before(known: Any, unknown: Any) -> Any:

@@ -15,7 +15,7 @@ import jax
 
 from liftax import errors
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
-from liftax.lift.axes import axes_of, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.axes import axes_of, check_out_axes, close_ways, grouped, stacked, ungrouped, unstacked
 from liftax.lift.axes import axis_size as size_of
 from liftax.typing import AxisName, Filter
 
@@ -95,6 +95,7 @@ def vmap(
 
         def pure(groups: Any, split: Any, shared: Any, args: Any) -> Any:
             out, state = call.run(groups, joined(split, shared), args, call.kwargs)
+            check_out_axes(out_axes, out, "vmap")
             states = grouped(state, filters)
             for a, s in zip(axes, states, strict=True):
                 kept.extend("/".join(key) for written in s.written for key in written if a.out is None)
