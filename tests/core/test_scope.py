@@ -212,3 +212,13 @@ def test_variables_given_are_not_changed():
     _, state = core.apply(fn, mutable=True)(variables)
     assert variables == before
     assert state == {"state": {"a": {"n": 2}}, "params": {"w": 1.0, "v": 2}}
+
+
+@pytest.mark.parametrize("variables", [{}, {"params": {"w": jnp.ones(2)}}], ids=["init", "apply"])
+def test_value_for_an_initializer(variables):
+    make = core.apply(lambda scope: scope.param("w", jnp.ones(2)), mutable=True)
+    with pytest.raises(TypeError, match=r"params/w at /: got a .*param\('w', lambda key: value\)"):
+        make(variables, rngs=jax.random.key(0))
+    make = core.apply(lambda scope: scope.variable("s", "w", jnp.ones(2)), mutable=True)
+    with pytest.raises(TypeError, match=r"s/w at /: got a .*variable\('s', 'w', lambda: value\)"):
+        make({})

@@ -148,6 +148,16 @@ def no_stream(store: Store, name: str, where: str) -> errors.InvalidRngError:
     return errors.InvalidRngError(f"{needs}its filter rngs leaves it out. Name {name!r} in rngs, or pass rngs=True.")
 
 
+def no_initializer(col: str, name: str, where: str, got: Any) -> TypeError:
+    """Return what to raise where a variable is declared with a value in the place of a function that makes it."""
+    made = "param(name, lambda key: value)" if col == "params" else f"variable({col!r}, name, lambda: value)"
+    return TypeError(
+        f"{col}/{name} at {where}: got a {type(got).__name__} where a function is expected that makes its first value: "
+        f"{'an initializer (key, *args) -> array' if col == 'params' else 'init_fn(*args)'}. For a given value write "
+        f"{made.replace('name', repr(name))}."
+    )
+
+
 def _cant(store: Store, col: str, name: str, where: str) -> str:
     return f"{col}/{name} at {where} does not exist, and can't be created in this {store.owner}: "
 

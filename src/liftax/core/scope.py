@@ -322,6 +322,8 @@ class Scope:
         if name not in self.collection(col):
             if init_fn is None or not self.store.is_mutable(col):
                 raise self._not_found(col, name, errors.ScopeVariableNotFoundError)
+            if not callable(init_fn):
+                raise refusals.no_initializer(col, name, self.path_text, init_fn)
             self._create(col, name, lambda: init_fn(*init_args, **init_kwargs))
         elif self.store.replay:
             self._replay(col, name)
@@ -351,6 +353,8 @@ class Scope:
         if value is _MISSING:
             if not store.is_mutable("params"):
                 raise self._not_found("params", name, errors.ScopeParamNotFoundError)
+            if not callable(init_fn):
+                raise refusals.no_initializer("params", name, self.path_text, init_fn)
             value = self._create("params", name, lambda: self._initial(init_fn, *init_args, **init_kwargs))
             return meta.unbox(value) if unbox else value
         if store.replay:
@@ -389,6 +393,8 @@ class Scope:
         # nothing to trace; where not, the initializer itself decides.
         if args and getattr(value, "shape", None) == args[0] and trusted(init_fn):
             return
+        if not callable(init_fn):
+            raise refusals.no_initializer("params", name, self.path_text, init_fn)
         got = [np.shape(x) for x in jax.tree.leaves(value)]
         expected = initialized_shapes(init_fn, args, kwargs)
         if got != expected:
