@@ -67,8 +67,8 @@ class CarryError(LiftaxError, ValueError):
     """The carry of a recurrent layer does not have the structure, shape or dtype that its cell works with."""
 
 
-class ControlFlowError(LiftaxError, ValueError):
-    """A loop or a branch changes which variables there are, which JAX can't carry along."""
+class ControlFlowError(LiftaxError, ValueError, TypeError):
+    """A loop or a branch changes which variables there are, or of which types, which JAX can't carry along."""
 
 
 class StaticValueError(LiftaxError, TypeError):

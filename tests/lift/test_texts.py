@@ -373,57 +373,6 @@ def test_text(case):
         program()
 
 
-THREE = lambda m, x, y: x
-LAMBDAS = {
-    "vmap": lambda: vmapped(THREE, X),
-    "scan": lambda: nn.scan(lambda m, c: (c, c), variable_broadcast="params")(BOUND, X, X),
-    "remat": lambda: nn.remat(THREE)(BOUND, X),
-    "jit": lambda: nn.jit(THREE)(BOUND, X),
-    "cond": lambda: nn.cond(True, THREE, call, BOUND, X),
-    "while_loop": lambda: nn.while_loop(lambda m: True, call, BOUND, X),
-    "map_variables": lambda: nn.map_variables(THREE)(BOUND, X),
-    "custom_vjp": lambda: nn.custom_vjp(THREE, call, call)(BOUND, X),
-    "grad": lambda: nn.grad(THREE, BOUND, X),
-    "hessian": lambda: nn.hessian(THREE, BOUND, X),
-    "fixed_point": lambda: nn.fixed_point(THREE, BOUND, X),
-}
-
-
-@pytest.mark.parametrize("case", LAMBDAS)
-def test_place_of_a_lambda(case):
-    """A lambda that does not take its arguments is found where the user wrote it."""
-    with pytest.raises(errors.ArityError, match=r"calls the lambda in line \d+ of test_texts\.py, \(m"):
-        LAMBDAS[case]()
-
-
-CALLS = {
-    "vmap": ("vmap(fn, …)(module, *args)", lambda: nn.vmap(call)(X)),
-    "scan": ("scan(fn, …)(module, carry, *xs)", lambda: nn.scan(call)(X, X)),
-    "remat": ("checkpoint(fn, …)(module, *args)", lambda: nn.remat(call)(X)),
-    "jit": ("jit(fn, …)(module, *args)", lambda: nn.jit(call)(X)),
-    "map_variables": ("map_variables(fn, …)(module, *args)", lambda: nn.map_variables(call)(X)),
-    "custom_vjp": (
-        "custom_vjp(fn, forward_fn, backward_fn)(module, *args)",
-        lambda: nn.custom_vjp(call, call, call)(X),
-    ),
-    "custom_jvp": ("custom_jvp(fn, jvp_fn)(module, *args)", lambda: nn.custom_jvp(call, call)(X)),
-    "custom_gradient": ("custom_gradient(fn, …)(module, *args)", lambda: nn.custom_gradient(call)(X)),
-    "while_loop": ("while_loop(cond_fn, body_fn, module, init)", lambda: nn.while_loop(BOUND, call, call, X)),
-    "switch": ("switch(index, branches, module, *operands)", lambda: nn.switch(0, [call], X)),
-    "jvp": ("jvp(fn, module, primals, tangents, variable_tangents)", lambda: nn.jvp(call, X, (X,), (X,), {})),
-    "root": ("root(fn, module, x0, *args)", lambda: nn.root(call, X, X)),
-    "vjp": ("vjp(fn, module, *args)", lambda: nn.vjp(call, X)),
-}
-
-
-@pytest.mark.parametrize("case", CALLS)
-def test_call(case):
-    """Without a module, each transform says how it is called."""
-    text, program = CALLS[case]
-    with pytest.raises(errors.TransformTargetError, match=re.escape(f"The call is {text}: the module comes ")):
-        program()
-
-
 FORWARDS, BACKWARDS = "rule with custom_jvp.*vhp instead", "place of while_loop use scan"
 RULED = ruled(lambda r, c: r(c))
 TWICE = nn.custom_vjp(call, lambda m, x: (m(x), x), lambda x, c: (None, c * RULED(BOUND, x)), grad_vars=False)

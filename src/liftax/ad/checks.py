@@ -308,13 +308,16 @@ def explain_tangents(primals: Sequence[Any], tangents: Sequence[Any], error: Exc
         ) from error
 
 
-def tree_mismatch(expected: PyTree, got: PyTree, *, any_for_float0: bool = True, path: tuple = ()) -> Mismatch | None:
+def tree_mismatch(
+    expected: PyTree, got: PyTree, *, any_for_float0: bool = True, same: bool = False, path: tuple = ()
+) -> Mismatch | None:
     """Return the first place where `got` is no (co)tangent of `expected`, or `None`.
 
     Args:
         expected: A tree of arrays or of `jax.ShapeDtypeStruct`: the values that the (co)tangents belong to.
         got: The tree to check.
         any_for_float0: Accept any dtype where the value is no floating-point one.
+        same: Look for the types of `expected` themselves, as the carry of a loop needs them.
         path: Where in the whole tree this one stands.
 
     Returns:
@@ -322,6 +325,8 @@ def tree_mismatch(expected: PyTree, got: PyTree, *, any_for_float0: bool = True,
     """
     children, treedef = _open(expected)
     got_children, got_treedef = _open(got)
+    if children is None and got_children is None and same:
+        return None if _same_type(expected, got) else Mismatch(keystr(path), _plain(expected), describe(got))
     if children is None and got_children is None:
         return _leaf_mismatch(expected, got, any_for_float0, keystr(path))
     if children is None or got_children is None or type(expected) is not type(got):
@@ -335,8 +340,9 @@ def tree_mismatch(expected: PyTree, got: PyTree, *, any_for_float0: bool = True,
         return Mismatch(keystr((*path, *key)), _plain(children[key]), "nothing there")
     for key in [k for k in got_children if k not in children]:
         return Mismatch(keystr((*path, *key)), "nothing there", describe(got_children[key]))
+    options: dict[str, Any] = {"any_for_float0": any_for_float0, "same": same}
     for key, child in children.items():
-        if found := tree_mismatch(child, got_children[key], any_for_float0=any_for_float0, path=(*path, *key)):
+        if found := tree_mismatch(child, got_children[key], **options, path=(*path, *key)):
             return found
     if treedef != got_treedef:  # same children, other static data
         return Mismatch(keystr(path), str(treedef), str(got_treedef))
@@ -349,6 +355,13 @@ def _open(tree: PyTree) -> tuple[dict[tuple, Any] | None, Any]:
     if jax.tree_util.treedef_is_leaf(treedef) and children and not children[0][0]:
         return None, treedef
     return dict(children), treedef
+
+
+def _same_type(x: Any, y: Any) -> bool:
+    """Tell whether `y` can be what `x` is; JAX makes a Python number whatever it has to be."""
+    ours, theirs = _dtype(x), _dtype(y)
+    weak = getattr(x, "weak_type", False) and theirs is not None and jnp.promote_types(ours, theirs) == theirs
+    return jnp.shape(x) == jnp.shape(y) and (ours == theirs or weak)
 
 
 def _leaf_mismatch(expected: Any, got: Any, any_for_float0: bool, path: str) -> Mismatch | None:

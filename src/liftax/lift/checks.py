@@ -1,15 +1,16 @@
 """What can be wrong with a call to a lifted transform, besides what `ad.checks` says."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
 from liftax import errors
-from liftax.ad.checks import describe
+from liftax.ad.checks import describe, tree_mismatch
 from liftax.core import filters
 from liftax.core.pack import Packed, State, is_target
 from liftax.core.variable import Variable
+from liftax.lift.nested import flat, get, has
 from liftax.typing import Filter
 
 
@@ -102,6 +103,42 @@ def check_output(out: Any, what: str, packed: Packed, fn: Any, *, values: bool =
                 f"{what} at {packed.roots[0].path_text}: {getattr(fn, '__name__', 'the function')} returned "
                 f"{describe(leaf)}, {why}. Return arrays; of a variable, its .value."
             )
+
+
+def explain_carry(
+    step: Callable[..., Any], before: Any, xs: tuple[Any, ...], error: TypeError, packed: Packed, what: str
+) -> None:
+    """Raise `ControlFlowError` from `error` if a step changes the type of what a loop carries; else return.
+
+    Args:
+        step: the step, a function of `(variables, carry)` and `xs` to `(variables, carry)`.
+        before: the first `(variables, carry)`.
+        xs: what else the step gets, or types of it.
+        error: what JAX raised.
+        packed: the target.
+        what: the transform that speaks.
+    """
+    if isinstance(error, errors.LiftaxError):
+        return
+    try:
+        before, after = jax.eval_shape(lambda *args: (args[0], step(*args)), before, *xs)
+    except Exception:  # what the step itself raised
+        return
+    where = f"{what} at {packed.roots[0].path_text}"
+    for root, old, new in zip(packed.roots, before[0], after[0], strict=True):
+        for key, value in flat(old).items():
+            if found := tree_mismatch(value, get(new, key) if has(new, key) else None, same=True):
+                raise errors.ControlFlowError(
+                    f"{where}: a step changes the type of the variable {'/'.join(key)}{found.path} at "
+                    f"{root.path_text}: it goes in as {found.expected}, and comes out as {found.got}. Write it with "
+                    "the structure, the shape and the dtype that it has."
+                ) from error
+    if found := tree_mismatch(before[1], after[1], same=True):
+        raise errors.ControlFlowError(
+            f"{where}: a step changes the type of the carry{found.path and ' at '}{found.path}: it goes in as "
+            f"{found.expected}, and comes out as {found.got}. Return a carry with the structure, the shapes and the "
+            "dtypes of the one that came in."
+        ) from error
 
 
 def _no_value(x: Any) -> bool:

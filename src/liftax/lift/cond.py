@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from liftax import errors
-from liftax.ad.checks import describe
+from liftax.ad.checks import describe, tree_mismatch
 from liftax.core import filters, targets
 from liftax.core.pack import State, is_target
 from liftax.lift.adapter import Call, as_method
@@ -53,7 +53,7 @@ def cond(
         What the function returned. Variables that only one of them writes keep their value in the other.
 
     Raises:
-        ControlFlowError: One creates a variable that the other does not.
+        ControlFlowError: One creates a variable that the other does not, or they return or write different types.
         TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
             `checkpoint`.
 
@@ -186,11 +186,38 @@ def _branch(
         )
         return out, State(whole, state.created)
 
-    out, state = jax.lax.switch(index, [functools.partial(pure, i) for i in range(len(branches))], *arguments)
+    runs = [functools.partial(pure, i) for i in range(len(branches))]
+    try:
+        out, state = jax.lax.switch(index, runs, *arguments)
+    except TypeError as error:
+        _explain(name, branches, order, [functools.partial(jax.eval_shape, run, *arguments) for run in runs], error)
+        raise
     if order[-1] in after:
         packed.after = after[order[-1]]
     packed.commit(state)
     return out
+
+
+def _explain(name: str, branches: Any, order: Sequence[int], types: Sequence[Any], error: TypeError) -> None:
+    """Raise `ControlFlowError` from `error` if two branches return or write other types; else return."""
+    if isinstance(error, errors.LiftaxError):
+        return
+    try:
+        found = {i: types[i]() for i in order}
+    except Exception:  # what a branch itself raised
+        return
+    first, *others = order
+    for i in others:
+        both = [("the output", *(found[k][0] for k in (first, i)))]
+        for ours, theirs in zip(found[first][1].written, found[i][1].written, strict=True):
+            both.extend((f"the variable {'/'.join(key)}", value, theirs[key]) for key, value in ours.items())
+        for what, ours, theirs in both:
+            if differs := tree_mismatch(ours, theirs, same=True):
+                raise errors.ControlFlowError(
+                    f"{name}: {what} differs in type between the branches{differs.path and ', at '}{differs.path}: "
+                    f"{differs.expected} in {_named(name, branches, [first])}, {differs.got} in "
+                    f"{_named(name, branches, [i])}. Return, and write, the same structures, shapes and dtypes in all."
+                ) from error
 
 
 def _named(name: str, branches: Sequence[Callable[..., Any]], positions: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ from liftax.core import filters, refusals
 from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.checkpoint import checkpoint
+from liftax.lift.checks import explain_carry
 from liftax.lift.nested import get, has, updated
 from liftax.lift.scan import scan
 from liftax.typing import Filter, Path
@@ -52,7 +53,7 @@ def while_loop(
         The last carry.
 
     Raises:
-        ControlFlowError: A step creates a variable.
+        ControlFlowError: A step creates a variable, or the carry changes its type.
         TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
             `checkpoint`.
 
@@ -108,7 +109,11 @@ def while_loop(
                     raise refusals.no_start(key[0], key[-1], root.at(key[1:-1]).path_text)
         return step + 1, updated(carry[0], state.written), out
 
-    _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))
+    try:
+        _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))
+    except TypeError as error:
+        explain_carry(lambda c: pure((0, *c))[1:], (packed.groups[0], *call.args), (), error, packed, "while_loop")
+        raise
     packed.after = after
     last = tuple({key: get(tree, key) for key in keys} for tree, keys in zip(carried, written, strict=True))
     packed.commit(State(last, tuple({} for _ in packed.roots)))

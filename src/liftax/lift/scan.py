@@ -28,6 +28,7 @@ from liftax.core import filters
 from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.axes import axes_of, axis_size, check_out_axes, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.checks import explain_carry
 from liftax.lift.nested import get, has, updated
 from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter, Path
@@ -94,7 +95,7 @@ def scan(
     Raises:
         MappedAxisError: The scanned axes are of several sizes, or of none.
         ControlFlowError: A step creates a variable that the loop can't carry, or the value of a broadcast variable or
-            output depends on the step.
+            output depends on the step, or the carry changes its type.
         AuxError: `fn` returns no pair.
         TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
             `checkpoint`.
@@ -198,10 +199,15 @@ def scan(
 
         call.named(pure)
         operands = ((packed.groups[1], init), xs_all)
-        if _compat.staging() and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands)))):
-            (carried, c), (ys, states) = worked_out_once(looped, operands, pure.__name__)
-        else:
-            (carried, c), (ys, states) = looped(*operands)
+        try:
+            if _compat.staging() and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands)))):
+                (carried, c), (ys, states) = worked_out_once(looped, operands, pure.__name__)
+            else:
+                (carried, c), (ys, states) = looped(*operands)
+        except TypeError as error:
+            one = (jax.tree.map(_slice_type, xs_all),)
+            explain_carry(lambda *args: pure(*args)[0], operands[0], one, error, packed, "scan")
+            raise
         states = [jax.tree.map(lambda x, a=a: _back(a.out, x), s) for a, s in zip(axes, states, strict=True)]
         states = stacked(states, axes, metadata_params)
         last = State(
