@@ -85,7 +85,7 @@ LAMBDAS = {
 @pytest.mark.parametrize("case", LAMBDAS)
 def test_place_of_a_lambda(case):
     """A lambda that does not take its arguments is found where the user wrote it."""
-    with pytest.raises(errors.ArityError, match=r"calls the lambda in line \d+ of test_texts\.py, \(m"):
+    with pytest.raises(errors.ArityError, match=r"calls the lambda in line \d+ of test_texts_of_calls\.py, \(m"):
         LAMBDAS[case]()
 
 
