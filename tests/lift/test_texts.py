@@ -196,8 +196,33 @@ ERRORS = {
     ),
     "no option that is not there": (
         errors.NonDifferentiablePrimalError,
-        r"or leave it out of what is differentiated\.$",
+        r"give it to the function by a closure\. If it is meant as a number, convert it with `\.astype\(float\)`\.$",
         lambda: nn.fixed_point(lambda m, x: x, BOUND, jnp.arange(3)),
+    ),
+    "an index": (
+        errors.NonDifferentiablePrimalError,
+        r"argument 1: .*got int32\[\]\. Name the arguments .* in argnums.*`\.astype\(float\)`, or pass allow_int=True",
+        lambda: nn.grad(lambda m, x, i: m(x)[i].sum(), BOUND, X, jnp.array(0)),
+    ),
+    "an index of a Jacobian": (
+        errors.NonDifferentiablePrimalError,
+        r"argument 1: .*got int32\[\]\. Name the arguments .* in argnums.*`\.astype\(float\)`\.$",
+        lambda: nn.jacrev(lambda m, x, i: m(x)[i], BOUND, X, jnp.array(0), argnums=(0, 1)),
+    ),
+    "an index in a dict": (
+        errors.NonDifferentiablePrimalError,
+        r"argument 0\['i'\]: .*Give it apart, as an argument that argnums leaves out, or .* by a closure",
+        lambda: nn.grad(lambda m, b: m(b["x"])[b["i"]].sum(), BOUND, {"x": X, "i": jnp.array(0)}),
+    ),
+    "a key": (
+        errors.NonDifferentiablePrimalError,
+        r"argument 1: .*got key<fry>\[\]\. Name the arguments .* in argnums, or give this one by a closure\.$",
+        lambda: nn.grad(lambda m, x, key: m(x).sum(), BOUND, X, KEY),
+    ),
+    "tokens in liftax itself": (
+        errors.NonDifferentiablePrimalError,
+        r"argument 0: .*got int32\[2\]\. Name the arguments .* in argnums",
+        lambda: lx.grad(lambda tokens, x: x[tokens].sum())(jnp.arange(2), X),
     ),
     "no holomorphic Laplacian": (
         errors.NonDifferentiablePrimalError,

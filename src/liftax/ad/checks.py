@@ -489,11 +489,23 @@ def _refuse_primal(primal: PyTree, leaf: Any, name: str, what: str, holomorphic:
     elif hasattr(type(leaf), "lift_parts"):
         wanted, remedy = "a floating-point array", _in_nn(what)
     elif dtype is None:
-        wanted, remedy = "a floating-point array", "Leave it out of what is differentiated."
+        wanted, remedy = "a floating-point array", _leave_out(name, path, what)
     else:
-        wanted = "floating-point or complex"
-        remedy = "Convert it with `.astype(float)`, or leave it out of what is differentiated"
-        remedy += ", or pass allow_int=True." if what in _WITH_ALLOW_INT else "."
+        wanted, remedy = "floating-point or complex", _leave_out(name, path, what)
+        if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            remedy += " If it is meant as a number, convert it with `.astype(float)`"
+            remedy += ", or pass allow_int=True for a gradient of dtype float0." if what in _WITH_ALLOW_INT else "."
     raise NonDifferentiablePrimalError(
         f"{what} can't differentiate with respect to {name}{path}: expected {wanted}, got {describe(leaf)}. {remedy}"
     )
+
+
+def _leave_out(name: str, path: str, what: str) -> str:
+    """Say how to keep a value from being differentiated."""
+    if name == "variables":
+        return "Keep it in a collection that is not differentiated."
+    if what not in _WITH_HOLOMORPHIC or not name.startswith("argument"):
+        return "Leave it out of what is differentiated: give it to the function by a closure."
+    if path:
+        return "Give it apart, as an argument that argnums leaves out, or to the function by a closure."
+    return "Name the arguments that are to be differentiated in argnums, or give this one by a closure."
