@@ -7,7 +7,7 @@ import pytest
 
 from liftax import errors, nn
 
-from .test_texts import BOUND, DENSE, VARIABLES, X, call, vmapped
+from .test_texts import BOUND, DENSE, KEY, VARIABLES, Run, X, call, init, vmapped
 
 STATEFUL = DENSE.bind({**VARIABLES, "s": {"n": jnp.ones(2)}}, mutable="s")
 
@@ -115,3 +115,34 @@ def test_call(case):
     text, program = CALLS[case]
     with pytest.raises(errors.TransformTargetError, match=re.escape(f"The call is {text}: the module comes ")):
         program()
+
+
+@pytest.mark.parametrize("key", ["kernel", "parms", "other"])
+@pytest.mark.parametrize("initializing", [False, True])
+def test_tangent_without_a_collection(key, initializing):
+    """The names of variables stand below those of collections; the text is the same while variables are made."""
+    tangents = {key: jnp.ones((2, 2))}
+    remedies = {"kernel": r"Write \{'params': \{'kernel': …\}\}", "parms": "Did you mean 'params'", "other": "left out"}
+    body = lambda self, x: nn.jvp(call, nn.Dense(2), (x,), (x,), tangents)
+    text = f"tangent for {key} at /.*which does not exist as a collection.*there are: 'params'.*{remedies[key]}"
+    with pytest.raises(errors.TangentError, match=text):
+        init(body) if initializing else nn.jvp(call, BOUND, (X,), (X,), tangents)
+
+
+def test_tangent_for_a_collection_that_is_made_in_the_run():
+    """While variables are made, their collections are known from the run alone."""
+
+    def body(self, x):
+        return nn.jvp(call, nn.Dense(2), (x,), (x,), {"params": {"kernel": jnp.ones((2, 2))}})[1]
+
+    made, variables = Run(body).init_with_output(KEY, X)
+    assert (made == Run(body).apply(variables, X)).all()
+
+
+def test_tangents_for_a_dict_of_modules():
+    """The keys of a target are no collections."""
+    tangents = {"params": {"kernel": jnp.ones((2, 2))}}
+    target, given = {"a": DENSE.bind(VARIABLES), "b": DENSE.bind(VARIABLES)}, {"a": tangents, "b": {}}
+    got = nn.jvp(lambda m, x: m["a"](x) + 2 * m["b"](x), target, (X,), (X,), given)
+    want = nn.jvp(call, BOUND, (X,), (3 * X,), tangents)
+    assert jnp.allclose(got[1], want[1])

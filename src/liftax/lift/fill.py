@@ -67,6 +67,8 @@ def complete(variables: Any, given: Any, rule: Rule, path: Path = ()) -> Any:
         )
     for key, tree in given.items():
         if rule.unknown_is_error and key not in variables and filled(tree):
+            if not path:
+                raise no_collection(key, variables, rule)
             raise rule.error(
                 f"{rule.what} has a {rule.noun} for {'/'.join((*path, key))} at {rule.where}, which does not exist. "
                 f"There is: {listed}.{errors.nearest(key, variables)}"
@@ -79,6 +81,18 @@ def complete(variables: Any, given: Any, rule: Rule, path: Path = ()) -> Any:
             )
     whole = {key: complete(tree, given.get(key), rule, (*path, key)) for key, tree in variables.items()}
     return whole if isinstance(variables, dict) else type(variables)(whole)  # type: ignore[call-arg]
+
+
+def no_collection(key: str, known: Mapping[str, Any], rule: Rule) -> errors.LiftaxError:
+    """Return what to raise where `key` stands in the place of a collection; `known` holds, by collection, what is."""
+    listed = ", ".join(map(repr, known)) or "none"
+    within = next((col for col, tree in known.items() if isinstance(tree, Mapping) and key in tree), None)
+    remedy = errors.nearest(key, known) if within is None else f" Write {{{within!r}: {{{key!r}: …}}}}."
+    zero = " What is left out is zero." if rule.missing_is_zero else ""
+    return rule.error(
+        f"{rule.what} has a {rule.noun} for {key} at {rule.where}, which does not exist as a collection. Its keys are "
+        f"collections, and there are: {listed}.{remedy}{zero}"
+    )
 
 
 def filled(tree: Any) -> bool:

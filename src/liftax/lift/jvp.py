@@ -15,9 +15,9 @@ import jax
 
 from liftax import errors
 from liftax.ad.checks import add_note, demand_pair, describe, explain_arity, explain_tangents
-from liftax.core.pack import Packed, unbind
+from liftax.core.pack import Packed, State, is_target, unbind
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
-from liftax.lift.fill import Rule, complete, filled
+from liftax.lift.fill import Rule, complete, filled, no_collection
 from liftax.typing import Filter
 
 
@@ -75,10 +75,10 @@ def jvp(
             f"{describe(primals)} and {describe(tangents)}. For one argument: jvp(fn, mdl, (x,), (x_t,), …)."
         )
     check_primals(primals, "jvp", values=True)
-    named = tuple({col for leaf in _mappings(variable_tangents) for col, tree in leaf.items() if filled(tree)})
+    named = tuple({col for leaf in _mappings(mdl, variable_tangents) for col, tree in leaf.items() if filled(tree)})
     packed = unbind(mdl, (named, variables), rngs, "jvp")
     check_streams(packed, rngs, "jvp")
-    check_filters(packed, "jvp", variable_tangents=named, variables=variables)
+    check_filters(packed, "jvp", variables=variables)
     given = packed.view.disassemble(variable_tangents, "jvp: variable_tangents", errors.TangentError)
 
     def pure(wrt: Any, *args: Any) -> Any:
@@ -93,6 +93,8 @@ def jvp(
             return out, (aux, inner.collect())
 
     maybe_new = any(scope.store.is_mutable(col) for scope in packed.roots for col in named)
+    if not maybe_new:
+        _check_collections(packed, given)
     wrt_t = _completed(packed, given, unknown_is_error=not maybe_new)
     try:
         out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
@@ -100,25 +102,45 @@ def jvp(
         explain_tangents(primals, tangents, error)
         add_note(error)
         raise
+    if maybe_new:
+        _check_collections(packed, given, state)
     if packed.include(state, named):
         wrt_t = _completed(packed, given, unknown_is_error=True)
         out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
     elif maybe_new:
         _completed(packed, given, unknown_is_error=True)
-    check_filters(packed, "jvp", state, variable_tangents=named, variables=variables)
+    check_filters(packed, "jvp", state, variables=variables)
     packed.commit(state)
     return (out, out_t, aux) if has_aux else (out, out_t)
 
 
-def _mappings(variable_tangents: Any) -> list[Mapping[str, Any]]:
-    leaves = jax.tree.leaves(variable_tangents, is_leaf=lambda x: isinstance(x, Mapping))
+def _mappings(mdl: Any, variable_tangents: Any) -> list[Mapping[str, Any]]:
+    try:
+        leaves = jax.tree.structure(mdl, is_leaf=is_target).flatten_up_to(variable_tangents)
+    except ValueError:  # it is said later what is wrong
+        return []
     return [x for x in leaves if isinstance(x, Mapping)]
+
+
+def _check_collections(packed: Packed, given: Sequence[Mapping[str, Any]], state: State | None = None) -> None:
+    """Raise `TangentError` for a key that is no collection, not even one that the run which wrote `state` created."""
+    for i, (scope, tangents) in enumerate(zip(packed.roots, given, strict=True)):
+        known = {col: dict(tree) for group in packed.groups for col, tree in group[i].items()}
+        for col, name, *_ in state.created[i] if state else ():
+            known.setdefault(col, {})[name] = None
+        for key, tree in tangents.items():
+            if key not in known and filled(tree):
+                raise no_collection(key, known, _rule(scope.path_text))
+
+
+def _rule(where: str, unknown_is_error: bool = True) -> Rule:
+    return Rule("jvp: variable_tangents", "tangent", where, errors.TangentError, missing_is_zero=True,
+                unknown_is_error=unknown_is_error)  # fmt: skip
 
 
 def _completed(packed: Packed, given: Sequence[Mapping[str, Any]], unknown_is_error: bool) -> tuple[Any, ...]:
     """Return tangents for all variables in the first group: the given ones, and zeros."""
     return tuple(
-        complete(variables, tangents, Rule("jvp: variable_tangents", "tangent", scope.path_text, errors.TangentError,
-                                           missing_is_zero=True, unknown_is_error=unknown_is_error))
+        complete(variables, tangents, _rule(scope.path_text, unknown_is_error))
         for variables, tangents, scope in zip(packed.groups[0], given, packed.roots, strict=True)
-    )  # fmt: skip
+    )
