@@ -135,8 +135,10 @@ def hessian(
     Returns:
         The Hessian, or `(Hessian, aux)` if `has_aux`: the Jacobian as `jacrev` gives it, each array of which is
         replaced by the operands' derivatives again. For a scalar of one argument, an array, that is one array of shape
-        `x.shape + x.shape`; with `wrt='params'` it is a pair of pairs, `H[0][0]` nests
-        `{'params': …}` in `{'params': …}`, and `H[0][1]` has the mixed derivatives, the variables first.
+        `x.shape + x.shape`. With `wrt='params'` it is a pair, of a tree shaped like the
+        variables and one shaped like the argument, each array of which is replaced by a pair of that kind again: for
+        a parameter `k`, `H[0]['params']['k'][0]['params']['k']` is its second derivative, `H[0]['params']['k'][1]` the
+        mixed one, and `H[1][1]` the Hessian in the argument.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -151,6 +153,17 @@ def hessian(
         ...         return nn.hessian(lambda mdl, r: mdl(r), Energy(), r)
         >>> Stiffness().apply({'params': {'Energy_0': {'k': 3.0}}}, jnp.array([1.0, 2.0])).tolist()
         [[0.0, 3.0], [3.0, 0.0]]
+
+        With respect to the parameters, too:
+
+        >>> class Mixed(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, r):
+        ...         return nn.hessian(lambda mdl, r: mdl(r), Energy(), r, wrt='params')
+        >>> of_k, of_r = Mixed().apply({'params': {'Energy_0': {'k': 3.0}}}, jnp.array([1.0, 2.0]))
+        >>> twice, mixed = of_k['params']['k']
+        >>> float(twice['params']['k']), mixed.tolist(), of_r[0]['params']['k'].tolist(), of_r[1].tolist()
+        (0.0, [2.0, 1.0], [2.0, 1.0], [[0.0, 3.0], [3.0, 0.0]])
     """
     return _derivatives("hessian", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
 
