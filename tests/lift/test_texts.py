@@ -68,6 +68,7 @@ def vmapped(fn, *args, **options):
     return nn.vmap(fn, variable_axes={"params": None}, split_rngs={}, **options)(BOUND, *args)
 
 
+COUNTER = DENSE.bind({**VARIABLES, "s": {"n": jnp.array(3)}})
 ERRORS = {
     "class": (
         errors.InvalidInstanceModuleError,
@@ -203,6 +204,11 @@ ERRORS = {
         errors.NonDifferentiablePrimalError,
         r"argument 1: .*got int32\[\]\. Name the arguments .* in argnums.*`\.astype\(float\)`, or pass allow_int=True",
         lambda: nn.grad(lambda m, x, i: m(x)[i].sum(), BOUND, X, jnp.array(0)),
+    ),
+    "a counter among the variables": (
+        errors.NonDifferentiablePrimalError,
+        r"grad can't .* variables\['s'\]\['n'\]: .*got int32\[\]\. Keep it in a collection",
+        lambda: nn.grad(lambda m, x: x.sum(), COUNTER, X, vjp_variables=True),
     ),
     "an index of a Jacobian": (
         errors.NonDifferentiablePrimalError,

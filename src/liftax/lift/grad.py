@@ -8,6 +8,7 @@ built. Variables get a gradient only where `vjp_variables` asks for it.
 Source: `jax.value_and_grad`; `flax.linen.grad` for the signature.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def value_and_grad(
         argnums: Which arguments to differentiate with respect to, counted without the module: a number, several, or
             None for all.
         holomorphic: `fn` is promised to be holomorphic; what varies and the output are complex.
-        allow_int: Accept integer and Boolean arguments; their gradients have dtype `float0`.
+        allow_int: Accept integer and Boolean arguments and variables; their gradients have dtype `float0`.
 
     Returns:
         `(value, grads)`, or `((value, aux), grads)` if `has_aux`. `grads` is a tuple with one tree for each argument,
@@ -155,6 +156,10 @@ def _value_and_grad(
     check_primals(primals, what)
     names = [f"argument {i}" for i in where]
     check_float_primals(diff, names, what, holomorphic=holomorphic, allow_int=allow_int)
+    check_variables = functools.partial(
+        check_float_primals, names=["variables"] * len(packed.roots), what=what, allow_int=allow_int
+    )
+    check_variables(packed.groups[0])
     check_streams(packed, rngs, what)
     check_filters(packed, what, vjp_variables=wrt, variables=variables)
 
@@ -174,6 +179,7 @@ def _value_and_grad(
 
     value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, wrt):
+        check_variables(packed.groups[0])
         value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
     check_filters(packed, what, state, vjp_variables=wrt, variables=variables)
     packed.commit(state)
