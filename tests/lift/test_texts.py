@@ -230,6 +230,17 @@ ERRORS = {
         r"argument 0: .*got int32\[2\]\. Name the arguments .* in argnums",
         lambda: lx.grad(lambda tokens, x: x[tokens].sum())(jnp.arange(2), X),
     ),
+    "no samples": (
+        errors.ArityError,
+        "laplacian got samples=0, expected",
+        lambda: nn.laplacian(lambda m, x: x.sum(), BOUND, X, samples=0),
+    ),
+    "no steps": (
+        errors.ArityError,
+        "fixed_point got max_steps=0, expected a number of steps",
+        lambda: nn.fixed_point(call, BOUND, X, max_steps=0),
+    ),
+    "half a step": (errors.ArityError, "root got max_steps=3.5", lambda: lx.root(jnp.sin, X, max_steps=3.5)),
     "no holomorphic Laplacian": (
         errors.NonDifferentiablePrimalError,
         r"Split real and imaginary parts\.$",

@@ -80,7 +80,8 @@ def fixed_point(
         AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiableOutputError: The output of `fun` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
-        ArityError: `fun` can't be called with `(x0, *args)`; `tolerance` or `max_steps` is no number.
+        ArityError: `fun` can't be called with `(x0, *args)`; `tolerance` is no number, or `max_steps` no
+            integer from 1 on.
         CustomRuleError: (while differentiating) A `custom_vjp` in `fun` has a rule that is not linear in the cotangent.
 
     Example:
@@ -277,12 +278,15 @@ def _size(tree: Any) -> Any:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0.0).astype(float) for x in jax.tree.leaves(tree)]))
 
 
-def _check(what: str, fun: Any, x0: Any, **numbers: Any) -> None:
+def _check(what: str, fun: Any, x0: Any, *, tolerance: Any, max_steps: Any) -> None:
     demand_callable(fun, what)
     check_float_primals((x0,), ["x0"], what)
-    for name, number in numbers.items():
+    for name, number in (("tolerance", tolerance), ("max_steps", max_steps)):
         if not is_value(number) or jnp.shape(number) != ():
             raise ArityError(f"{what} got {name}={describe(number)}, expected a number.")
+    whole = not isinstance(max_steps, bool) and jnp.issubdtype(jax.dtypes.result_type(max_steps), jnp.integer)
+    if not whole or (isinstance(max_steps, int) and max_steps < 1):
+        raise ArityError(f"{what} got max_steps={max_steps!r}, expected a number of steps, an integer from 1 on.")
 
 
 def _alike(out: Any, x: Any, what: str) -> Any:

@@ -155,6 +155,12 @@ def divergence(
     return (out, div, aux) if has_aux else (out, div)
 
 
+def check_samples(samples: Any, what: str) -> None:
+    """Raise `ArityError` unless `samples` is None or a number of directions."""
+    if samples is not None and (isinstance(samples, bool) or not hasattr(samples, "__index__") or samples < 1):
+        raise ArityError(f"{what} got samples={samples!r}, expected a number of directions, from 1 on.")
+
+
 def _directions(
     what: str, fun: Callable[..., Any], primals: Sequence[Any], key: Any, samples: int | None
 ) -> tuple[Any, Any, Callable[[Any], Any]]:
@@ -164,8 +170,7 @@ def _directions(
         raise ArityError(f"{what} is taken in the first argument, and got none: write {what}(f, x).")
     if (key is None) != (samples is None):
         raise ArityError(f"{what}: an estimate takes both key and samples; without both the result is exact.")
-    if samples is not None and (isinstance(samples, bool) or not hasattr(samples, "__index__") or samples < 1):
-        raise ArityError(f"{what} got samples={samples!r}, expected a number of directions, from 1 on.")
+    check_samples(samples, what)
     check_float_primals(primals[:1], ["argument 0"], what)
     check_jacobian_types((), primals[0], what)
     x = primals[0]

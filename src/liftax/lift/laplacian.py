@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from liftax import ad, errors
+from liftax.ad.laplacian import check_samples
 from liftax.core.pack import is_target
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
@@ -120,6 +121,7 @@ def _trace(
     rngs: Filter,
 ) -> tuple[Any, ...]:
     key = None
+    check_samples(samples, what)
     if samples is not None:
         first = next((x for x in jax.tree.leaves(mdl, is_leaf=is_target) if is_target(x)), None)
         scope = None if first is None else first.scope
