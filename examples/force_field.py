@@ -39,17 +39,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from ase import Atoms, units
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.md.langevin import Langevin
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from liftax import nn
+
+try:
+    import optax
+    from ase import Atoms, units
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.md.langevin import Langevin
+    from matplotlib.figure import Figure
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{Path(__file__).name} needs {error.name}: pip install 'liftax[demo]'") from None
 
 ROOT = Path(__file__).resolve().parent.parent
 LATTICE = 3.87  # Å, about where the pressure vanishes
