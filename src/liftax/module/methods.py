@@ -6,6 +6,7 @@ call : (module, method, args) -> set up if needed, push a frame, run, sow if cap
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -106,6 +107,10 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
             if frame.capture is not None and scope is not None and frame.capture(self, name):
                 self.sow("intermediates", name, out)
             return out
+        except Exception as error:
+            if type(error).__module__ == "flax.errors":
+                _note(error, self)
+            raise
         finally:
             calls.top = frame
             if is_compact and scope is not None:
@@ -118,9 +123,22 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
+def _note(error: Exception, self: Any) -> None:
+    """Add to an error of Flax about an unbound module, once, why liftax does not bind it."""
+    if "UnboundModule" in type(error).__name__ and "liftax" not in "".join(getattr(error, "__notes__", ())):
+        error.add_note(
+            f"liftax: {type(self).__name__} is a module of liftax, and calls a module of Flax, which can't be bound. "
+            "Import the layers and the class Module by `from liftax import nn`."
+        )
+
+
 def _unbound(self: Any, name: str) -> str:
     cls = type(self).__name__
     return (
         f"{cls}.{name} was called on a {cls} that is not bound: it holds no variables. Call it through "
         f"{cls}(…).init(key, …) or {cls}(…).apply(variables, …), or inside another module's @compact method or setup."
+        f"{_IN_LINEN if 'flax.linen' in sys.modules else ''}"
     )
+
+
+_IN_LINEN = " A module of flax.linen can't bind it: import the class Module by `from liftax import nn` there."
