@@ -360,8 +360,9 @@ def _open(tree: PyTree) -> tuple[dict[tuple, Any] | None, Any]:
 def _same_type(x: Any, y: Any) -> bool:
     """Tell whether `y` can be what `x` is; JAX makes a Python number whatever it has to be."""
     ours, theirs = _dtype(x), _dtype(y)
-    weak = getattr(x, "weak_type", False) and theirs is not None and jnp.promote_types(ours, theirs) == theirs
-    return jnp.shape(x) == jnp.shape(y) and (ours == theirs or weak)
+    if ours is None or theirs is None or jnp.shape(x) != jnp.shape(y):
+        return False
+    return ours == theirs or (getattr(x, "weak_type", False) and jnp.promote_types(ours, theirs) == theirs)
 
 
 def _leaf_mismatch(expected: Any, got: Any, any_for_float0: bool, path: str) -> Mismatch | None:
