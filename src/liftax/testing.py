@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_callable, describe, is_value, lacks_forward_mode, noted
+from liftax.ad.checks import demand_callable, describe, is_value
+from liftax.ad.notes import lacks_forward_mode, noted
 from liftax.core import filters
 from liftax.typing import Filter
 

@@ -21,15 +21,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from liftax import _compat
-from liftax.ad.checks import (
-    check_float_primals,
-    demand_callable,
-    demand_pair,
-    describe,
-    is_value,
-    noted,
-    tree_mismatch,
-)
+from liftax.ad.checks import check_float_primals, demand_callable, demand_pair, describe, is_value, tree_mismatch
+from liftax.ad.notes import noted
 from liftax.errors import ArityError, CustomRuleError, NonDifferentiableOutputError
 
 

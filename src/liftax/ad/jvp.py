@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 
 from liftax.ad.checks import (
-    add_note,
     check_pair_of_sequences,
     demand_callable,
     demand_pair,
@@ -22,6 +21,7 @@ from liftax.ad.checks import (
     explain_tangents,
     explain_values,
 )
+from liftax.ad.notes import add_note
 from liftax.errors import LiftaxError
 
 T = TypeVar("T")

@@ -39,9 +39,9 @@ from liftax.ad.checks import (
     demand_pair,
     describe,
     is_value,
-    noted,
     tree_mismatch,
 )
+from liftax.ad.notes import noted
 from liftax.errors import ArityError, InvalidRngError, NonDifferentiableOutputError
 from liftax.typing import PRNGKey
 

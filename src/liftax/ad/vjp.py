@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 
 from liftax import _compat
-from liftax.ad.checks import add_note, demand_callable, describe, explain_arity, explain_cotangent, explain_values
+from liftax.ad.checks import demand_callable, describe, explain_arity, explain_cotangent, explain_values
+from liftax.ad.notes import add_note
 from liftax.ad.reduce import mark, resolve_axes
 from liftax.errors import CotangentError, LiftaxError
 from liftax.typing import AxisName, PyTree

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, describe, explain_arity, noted, tree_mismatch
+from liftax.ad.checks import demand_pair, describe, explain_arity, tree_mismatch
+from liftax.ad.notes import noted
 from liftax.core.pack import Packed
 from liftax.lift.fill import Rule, complete, zero
 from liftax.lift.rule import RuleCall, checked, nested, refuse_at_run, split, type_of

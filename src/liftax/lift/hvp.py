@@ -13,7 +13,8 @@ from typing import Any
 import jax
 
 from liftax import ad, errors
-from liftax.ad.checks import add_note, check_pair_of_sequences, check_scalar_output, explain_tangents
+from liftax.ad.checks import check_pair_of_sequences, check_scalar_output, explain_tangents
+from liftax.ad.notes import add_note
 from liftax.lift.fill import Rule, complete
 from liftax.lift.operands import Operands
 from liftax.typing import Filter

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from liftax import ad
-from liftax.ad.checks import noted
+from liftax.ad.notes import noted
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from liftax.ad.checks import noted
+from liftax.ad.notes import noted
 from liftax.lift.operands import Layout, Operands
 from liftax.lift.rule import split
 from liftax.typing import Filter

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 
 from liftax import errors
-from liftax.ad.checks import add_note, demand_pair, describe, explain_arity, explain_tangents
+from liftax.ad.checks import demand_pair, describe, explain_arity, explain_tangents
+from liftax.ad.notes import add_note
 from liftax.core.pack import Packed, State, is_target, unbind
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.fill import Rule, complete, filled, no_collection

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import add_note, describe, explain_cotangent, explain_tangents, noted
+from liftax.ad.checks import describe, explain_cotangent, explain_tangents
+from liftax.ad.notes import add_note, noted
 from liftax.core.pack import State
 from liftax.lift.fill import Rule, complete
 from liftax.lift.operands import Layout, Operands

@@ -1,0 +1,55 @@
+"""Notes on errors of JAX about modes of differentiation: what to use instead."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from liftax.ad.checks import explain_arity
+from liftax.errors import LiftaxError
+
+
+class noted:
+    """Add to an error of JAX about a mode of differentiation what to use instead.
+
+    Args:
+        fun: A function that runs inside, to say if it can't be called so.
+        args: What it is called with.
+        what: The transform that speaks.
+    """
+
+    def __init__(self, fun: Callable[..., Any] | None = None, args: Sequence[Any] = (), what: str = ""):
+        self.fun, self.args, self.what = fun, args, what
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Add the note."""
+        if isinstance(error, TypeError) and self.fun is not None and not isinstance(error, LiftaxError):
+            explain_arity(self.fun, self.args, {}, error, self.what)
+        if isinstance(error, TypeError | ValueError):
+            add_note(error)
+
+
+def lacks_forward_mode(error: Exception) -> bool:
+    """Tell whether JAX raised `error` because there is a `custom_vjp` where it differentiates forwards."""
+    return "forward-mode" in str(error) and "custom_vjp" in str(error)
+
+
+def add_note(error: TypeError | ValueError) -> None:
+    """Add to an error of JAX about a mode of differentiation what to use instead, and to any other error nothing."""
+    text = str(error)
+    if lacks_forward_mode(error):
+        note = (
+            "liftax: jvp, linearize, jacfwd, hvp, hessian, laplacian and divergence differentiate forwards, for which "
+            "a rule of custom_vjp says nothing. Give the function its rule with custom_jvp, which serves both modes; "
+            "for a product with a Hessian use vhp instead of hvp."
+        )
+    elif "everse-mode" in text and "while_loop" in text:
+        note = (
+            "liftax: a loop whose number of steps is open can't be differentiated backwards. In the place of "
+            "while_loop use scan, with as many steps as it takes at most; or differentiate forwards (jvp)."
+        )
+    else:
+        return
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
