@@ -205,7 +205,7 @@ def test_a_function_may_close_over_what_is_not_differentiated():
     def body(self, x, shift):
         fn = lambda mdl, x: mdl(x) + shift
         rule = lambda mdl, p, t, v: (lambda y, y_t: (y + shift, 2 * y_t))(*nn.jvp(call, mdl, p, t, v))
-        told = nn.custom_jvp(fn, rule) if self.has_variable("params", "w") else nn.custom_jvp(fn, None)
+        told = nn.custom_jvp(fn, rule) if self.has_variable("params", "w") else nn.custom_jvp(fn, lambda *_: None)
         return told(nn.Dense(2, name="dense"), x).sum()
 
     variables = {"params": {"w": jnp.ones(()), "dense": nn.Dense(2).init(KEY, X)["params"]}}
