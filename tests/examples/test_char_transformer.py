@@ -60,6 +60,7 @@ def test_loss_is_in_bits(ct: ModuleType) -> None:
     assert ct.bits(logits, targets) == pytest.approx(3.0)
 
 
+@pytest.mark.long
 def test_training_on_linen_gives_the_same_curve(
     linen: ModuleType, text: np.ndarray, trained: tuple[Any, np.ndarray, np.ndarray]
 ) -> None:

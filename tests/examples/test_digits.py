@@ -44,6 +44,7 @@ def test_images_move_by_one_pixel(digits: ModuleType) -> None:
     assert {(y, x) for _, y, x, _ in where} == {(y, x) for y in (2, 3, 4) for x in (4, 5, 6)}
 
 
+@pytest.mark.long
 def test_learns_the_same_on_linen(digits: ModuleType, load: Load) -> None:
     """The same dropout, statistics and losses: to 1e-4 of the loss in 12 steps; Adam magnifies rounding errors."""
     (variables, losses, curve), (on_linen, losses_linen, curve_linen) = learn(digits), learn(load("digits", linen=True))

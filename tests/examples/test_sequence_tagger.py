@@ -35,6 +35,7 @@ def test_held_out_modules_are_others(tagger: ModuleType) -> None:
     assert not set(tagger.TRAINING) & set(tagger.HELD_OUT)
 
 
+@pytest.mark.long
 def test_learns_the_same_on_linen(tagger: ModuleType, load: Load) -> None:
     """The same parameters at first and the same losses: to 1e-5 of the loss in 8 steps."""
     curves = []

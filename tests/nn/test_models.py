@@ -7,6 +7,7 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from liftax import nn
 
@@ -67,6 +68,7 @@ def train(lib: Any) -> Any:
     return run(jax.random.key(0))
 
 
+@pytest.mark.long
 def test_training_a_residual_network_is_linens() -> None:
     ours, theirs = train(nn), train(flax.linen)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)

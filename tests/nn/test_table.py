@@ -58,7 +58,15 @@ def test_every_exception_has_a_reason() -> None:
 # --- parity ----------------------------------------------------------------------------------------------------------
 
 
-@each(ROWS)
+SLOW = {"MultiHeadDotProductAttention", "Conv", "ConvTranspose", "RNN", "Bidirectional"} | {
+    f"{kind}Cell" for kind in ("Simple", "GRU", "MGU", "LSTM", "OptimizedLSTM", "ConvLSTM")
+}
+"""Layers of which all rows but the first are compared with Linen in the long sweep."""
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, id=str(r), marks=[LONG] if r.layer in SLOW and r not in FIRSTS else []) for r in ROWS]
+)
 def test_equals_linen(row: Row) -> None:
     for dtype in row.dtypes:
         assert row.shapes(nn, dtype) == row.shapes(flax.linen, dtype)
