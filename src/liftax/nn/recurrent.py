@@ -154,9 +154,8 @@ class RNN(Module):
             return new, ((new, y) if ends is not None else y)
 
         done = None
-        if type(self.cell) in (LSTMCell, OptimizedLSTMCell) and steps_are_pure(
-            self
-        ):  # and no subclass: it may override
+        # No subclass, which may override what a step does.
+        if type(self.cell) in (LSTMCell, OptimizedLSTMCell) and steps_are_pure(self):
             options = {"time": time, "reverse": from_end, "unroll": self.unroll, "carries": ends is not None}
             done = self.cell.along(initial_carry, x, **options)
         carry, outputs = done or scan(
