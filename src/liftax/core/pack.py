@@ -29,7 +29,7 @@ import jax
 
 from liftax import errors
 from liftax.core import filters, targets
-from liftax.core.calls import Frame, Guard, acquire, calls, guarded, release
+from liftax.core.calls import Frame, acquire, calls, guarded, release
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
 from liftax.core.view import View
@@ -113,6 +113,39 @@ class Packed:
         """Return the context in which the target holds the variables `groups`, and `keys`."""
         return Bound(self, groups, keys)
 
+    def rebind(self, roots: Sequence[Scope]) -> "Bound":
+        """Return the context in which the target stands on `roots`, scopes that another transform has made."""
+        return Bound(self, (), (), roots)
+
+    def scopes(self, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]) -> tuple[Scope, ...]:
+        """Return a new scope for each packed root, with the variables `groups`, and `keys`."""
+        return tuple(self._scope(i, [group[i] for group in groups], keys[i]) for i in range(len(self.roots)))
+
+    def _scope(self, i: int, groups: Sequence[Mapping[str, Any]], keys: Mapping[str, PRNGKey]) -> Scope:
+        outer, mutable = self.roots[i], self.inner_mutable[i]
+        variables: dict[str, Any] = {}
+        for group in groups:
+            variables.update(group)
+        for col in variables:
+            if filters.in_filter(mutable, col):
+                variables[col] = copied(variables[col])
+        store = Store(variables, keys, mutable, outer.store.flags, self.name, outer.path, outer.store.collections())
+        store.counters = {path: dict(counts) for path, counts in self.counters[i].items()}
+        store.replay = dict(self.replay[i])
+        store.rng_base = self.rng_bases[i]
+        store.moved = outer.store.moved
+        store.outer, store.filters, store.creates = outer.store, self.filters, self.creates
+        store.guard = outer.store.guard
+        return Scope(store, None, outer.name, outer.path)
+
+    def end(self, scopes: Sequence[Scope]) -> None:
+        """Declare the scopes of a run dead, and keep how many keys it drew, and where."""
+        for scope in scopes:
+            scope.store.dead, scope.store.outer = True, None
+        self.after = tuple(
+            ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in scopes
+        )
+
     def include(self, state: State, filter_: Filter, index: int = 0) -> bool:
         """Add variables in `filter_` that a run created to the group `index`; tell whether there were any.
 
@@ -183,39 +216,27 @@ class Packed:
 class Bound:
     """The context that `Packed.bind` returns, and, inside it, the inner target."""
 
-    __slots__ = ("_frame", "_groups", "_guards", "_keys", "_saved", "_scopes", "_within", "packed", "target")
+    __slots__ = ("_frame", "_given", "_groups", "_guards", "_keys", "_saved", "_scopes", "_within", "packed", "target")
 
-    def __init__(self, packed: Packed, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]):
+    def __init__(
+        self,
+        packed: Packed,
+        groups: Groups,
+        keys: Sequence[Mapping[str, PRNGKey]],
+        roots: Sequence[Scope] | None = None,
+    ):
         self.packed = packed
         self._groups = groups
         self._keys = keys
+        self._given = roots
 
     def __enter__(self) -> "Bound":
         packed = self.packed
-        scopes = []
-        guards: list[Guard] = []
         self._within = calls.within
-        calls.within = packed.name, ", ".join(root.path_text for root in packed.roots)
-        for i, outer in enumerate(packed.roots):
-            variables: dict[str, Any] = {}
-            for group in self._groups:
-                variables.update(group[i])
-            mutable = packed.inner_mutable[i]
-            for col in variables:
-                if filters.in_filter(mutable, col):
-                    variables[col] = copied(variables[col])
-            store = Store(
-                variables, self._keys[i], mutable, outer.store.flags, packed.name, outer.path, outer.store.collections()
-            )
-            store.counters = {path: dict(counts) for path, counts in packed.counters[i].items()}
-            store.replay = dict(packed.replay[i])
-            store.rng_base = packed.rng_bases[i]
-            store.moved = outer.store.moved
-            store.outer, store.filters, store.creates = outer.store, packed.filters, packed.creates
-            if (guard := outer.store.guard) is not None:
-                store.guard = guard
-                guards.append(guard)
-            scopes.append(Scope(store, None, outer.name, outer.path))
+        if self._given is None:
+            calls.within = packed.name, ", ".join(root.path_text for root in packed.roots)
+        scopes = packed.scopes(self._groups, self._keys) if self._given is None else self._given
+        guards = [scope.store.guard for scope in scopes if scope.store.guard is not None]
         self._scopes = scopes
         self._guards = acquire(guards) if guards else ()
         self._frame = calls.top
@@ -242,11 +263,8 @@ class Bound:
         calls.top, calls.within = self._frame, self._within
         packed = self.packed
         packed.names = [(module, module.lift_restore(saved)) for module, saved in reversed(self._saved)]
-        for scope in self._scopes:
-            scope.store.dead, scope.store.outer = True, None
-        packed.after = tuple(
-            ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in self._scopes
-        )
+        if self._given is None:
+            packed.end(self._scopes)
         if self._guards:
             release(self._guards)
 

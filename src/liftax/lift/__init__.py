@@ -16,9 +16,11 @@ from liftax.lift.jacobian import hessian, jacfwd, jacrev
 from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
 from liftax.lift.laplacian import divergence, laplacian
+from liftax.lift.lift_transform import lift_direct_transform, lift_transform
 from liftax.lift.linearize import linear_transpose, linearize
 from liftax.lift.loops import remat_scan, while_loop
 from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
+from liftax.lift.pack import pack
 from liftax.lift.scan import broadcast, scan
 from liftax.lift.shard_map import shard_map
 from liftax.lift.stop_gradient import stop_gradient
@@ -46,10 +48,13 @@ __all__ = [
     "jit",
     "jvp",
     "laplacian",
+    "lift_direct_transform",
+    "lift_transform",
     "linear_transpose",
     "linearize",
     "map_variables",
     "named_call",
+    "pack",
     "remat",
     "remat_scan",
     "root",

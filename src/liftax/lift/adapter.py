@@ -76,7 +76,11 @@ class Call:
     @functools.cached_property
     def fn(self) -> Callable[..., Any]:
         """The function, with what a method has around it; a call that JAX need not trace does without."""
-        return as_method(self._fn, self._mdl)
+        return self.method(self._fn)
+
+    def method(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `fn` with what a method of the target has around it."""
+        return as_method(fn, self._mdl)
 
     def run(
         self,
@@ -87,18 +91,27 @@ class Call:
         fn: Callable[..., Any] | None = None,
     ) -> tuple[Any, State]:
         """Call a function with the target bound to `groups` and `keys`; return its output and the state it wrote."""
-        fn = fn or self.fn
         with self.packed.bind(groups, keys) as inner:
-            target = inner.target
-            if self.taken:
-                target, args, kwargs = self._put_back(target, args, kwargs)
-            try:
-                out = fn(target, *args, **kwargs)
-            except TypeError as error:
-                explain_arity(fn, (target, *args), dict(kwargs), error, self.name)
-                raise
-            check_output(out, self.name, self.packed, self.fn, values=self.name not in _WITHOUT_JAX)
+            out = self._called(inner.target, args, kwargs, fn or self.fn, values=self.name not in _WITHOUT_JAX)
             return out, inner.collect()
+
+    def run_on(self, roots: Sequence[Scope], args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Any = None) -> Any:
+        """Call a function with the target bound to `roots`, scopes that another transform has made of those packed."""
+        with self.packed.rebind(roots) as inner:
+            return self._called(inner.target, args, kwargs, fn or self.fn, values=False)
+
+    def _called(
+        self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Callable[..., Any], values: bool
+    ) -> Any:
+        if self.taken:
+            target, args, kwargs = self._put_back(target, args, kwargs)
+        try:
+            out = fn(target, *args, **kwargs)
+        except TypeError as error:
+            explain_arity(fn, (target, *args), dict(kwargs), error, self.name)
+            raise
+        check_output(out, self.name, self.packed, self.fn, values=values)
+        return out
 
     def _put_back(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         mdl, *more = [target] if self._alone else target
