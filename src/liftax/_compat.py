@@ -217,9 +217,44 @@ def foreign(tree: Any) -> bool:
     return False
 
 
+def unknown(tree: Any, state: Any) -> Any:
+    """Return the first tracer in `tree` that the trace `state`, and those around it, know nothing of, or None.
+
+    Such a value can't be kept by what belongs to that trace: it would leak. What another trace computed from constants
+    is no tracer of it, and is known everywhere. JAX 0.10 to 0.12 (`_trace` of tracers, `tag` of traces, and the weak
+    reference in what `trace_state` returns).
+    """
+    known = _chain(state._trace_ref())
+    tags = [getattr(trace, "tag", trace) for trace in known]  # tags are all equal, but not the same
+    for x in jax.tree.leaves(tree):
+        if isinstance(x, jax.core.Tracer) and x._trace not in known:
+            tag = getattr(x._trace, "tag", x._trace)
+            if not any(tag is other for other in tags):
+                return x
+    return None
+
+
+_TRANSFORMS = {
+    "LinearizeTrace": "jax.grad, jax.vjp, jax.jacrev or jax.linearize",
+    "JVPTrace": "jax.jvp, jax.jacfwd or jax.hessian",
+    "BatchTrace": "jax.vmap",
+}
+
+
+def transform_of(tracer: Any) -> str:
+    """Say which transform of JAX a tracer belongs to, for error texts. JAX 0.10 to 0.12 (`traced_for` of frames)."""
+    trace = tracer._trace
+    staged = getattr(getattr(getattr(trace, "frame", None), "debug_info", None), "traced_for", None)
+    return f"jax's {staged}" if staged else _TRANSFORMS.get(type(trace).__name__, "a JAX transform")
+
+
 def traces() -> list[Any]:
     """Return the trace that runs now and those around it. JAX 0.10 to 0.12 (`trace_ctx`, `parent_trace` of traces)."""
-    found, trace = [], jax._src.core.trace_ctx.trace  # type: ignore[attr-defined]
+    return _chain(jax._src.core.trace_ctx.trace)  # type: ignore[attr-defined]
+
+
+def _chain(trace: Any) -> list[Any]:
+    found = []
     while trace is not None:
         found.append(trace)
         trace = getattr(trace, "parent_trace", None)

@@ -311,12 +311,16 @@ ERRORS = {
         r"Pass rngs=\{'dropout': jax\.random\.key\(seed\)\}, and let it into the vmap: split_rngs=\{'dropout': True\}",
         lambda: dropped(lambda mdl, x: nn.vmap(call)(mdl, x), {}),
     ),
-    "beside a vjp": (errors.JaxTransformError, "inside nn.vjp, whose target is /, to which", beside(nn.vjp)),
-    "beside a root": (errors.JaxTransformError, "inside nn.root, whose target", beside(nn.root)),
+    "beside a vjp": (
+        errors.JaxTransformError,
+        "inside nn.vjp, whose target, /, does not include it.*jax.grad, jax.vjp",
+        beside(nn.vjp),
+    ),
+    "beside a root": (errors.JaxTransformError, "inside nn.root, whose target, ", beside(nn.root)),
     "beside a jit": (errors.JaxTransformError, "inside nn.jit.*tree of modules", beside(lambda f, *a: nn.jit(f)(*a))),
     "beside a vjp in JAX's transform": (
         errors.JaxTransformError,
-        "inside a JAX transform that started after this vjp did",
+        "inside a JAX transform that started after this vjp did, with a tracer of jax.vmap",
         lambda: nn.vjp(lambda m, x: jax.vmap(m)(x), BOUND_NORM, X),
     ),
     "second tangent": (

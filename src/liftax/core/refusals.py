@@ -50,30 +50,38 @@ def immutable(store: Store, col: str, name: str, where: str) -> errors.ModifySco
     )
 
 
-def foreign(store: Store, col: str, name: str, where: str, within: tuple[str, str] | None) -> errors.JaxTransformError:
-    """Return what to raise where a variable that lives outside of a trace is written inside of it.
+_DERIVATIVES = (
+    "nn.grad, nn.value_and_grad, nn.vjp, nn.jvp, nn.linearize, nn.linear_transpose, nn.jacfwd, nn.jacrev, nn.hessian, "
+    "nn.hvp, nn.vhp, nn.laplacian, nn.divergence"
+)
+
+
+def foreign(
+    store: Store, col: str, name: str, where: str, transform: str, within: tuple[str, str] | None
+) -> errors.JaxTransformError:
+    """Return what to raise where a variable that lives outside of a trace is written with a tracer of it.
 
     Args:
         store: the store of the variable.
         col: its collection.
         name: its name.
         where: the path of its module.
+        transform: the transform of JAX that the tracer belongs to.
         within: the name and the target of the innermost lifted transform that runs, if the variable is older.
     """
     if within is not None:
-        transform, target = within[0].split()[-1], within[1]
+        lifted, target = within[0].split()[-1], within[1]
         return errors.JaxTransformError(
-            f"{col}/{name} at {where} is written inside nn.{transform}, whose target is {target}, to which {where} "
-            "does not belong: its value would leak out. Make the module part of the target, (mdl, other) "
-            f"in the place of mdl: nn.{transform} takes a tree of modules; or return the value and write it outside. "
-            "Reading a variable there is fine."
+            f"{col}/{name} at {where} is written inside nn.{lifted}, whose target, {target}, does not include it: the "
+            f"value is a tracer of {transform}, and would leak out. Make the module part of the target, (mdl, other) "
+            f"instead of mdl: nn.{lifted} takes a tree of modules; or return the value and write it outside. "
+            "Reading a variable there is fine, and so is writing a value that does not depend on what is transformed."
         )
     return errors.JaxTransformError(
-        f"{col}/{name} at {where} is written inside a JAX transform that started after this "
-        f"{store.owner} did; its value would leak out of the transform. In place of the "
-        "transform of JAX use the lifted one, with the module as target: nn.grad, nn.value_and_grad, nn.vjp, "
-        "nn.jvp for derivatives, nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, nn.remat, "
-        "nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
+        f"{col}/{name} at {where} is written inside a JAX transform that started after this {store.owner} did, with a "
+        f"tracer of {transform}: it would leak out of the transform. Use the lifted transform instead, with the module "
+        f"as target: {_DERIVATIVES} for derivatives; nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, "
+        "nn.remat, nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
         "other), x)); or return the value and write it outside. Reading a variable there is fine."
     )
 

@@ -278,8 +278,8 @@ class Scope:
 
         Raises:
             ModifyScopeVariableError: its collection is immutable.
-            JaxTransformError: this is the inside of a transform, and the variable lives outside: of a raw JAX
-                transform, or beside the target of a lifted one.
+            JaxTransformError: the variable lives outside of a transform that runs, of a raw one of JAX or beside the
+                target of a lifted one, and the value is a tracer of it.
             InvalidScopeError: the call or transform that owns the variable has ended.
         """
         store = self.store
@@ -288,8 +288,10 @@ class Scope:
         if not store.is_mutable(col):
             raise refusals.immutable(store, col, name, self.path_text)
         if _compat.trace_state() != store.trace:
-            within = None if calls.within is store.within else calls.within
-            raise refusals.foreign(store, col, name, self.path_text, within)
+            leaking = _compat.unknown(value, store.trace)
+            if leaking is not None:
+                within = None if calls.within is store.within else calls.within
+                raise refusals.foreign(store, col, name, self.path_text, _compat.transform_of(leaking), within)
         tree = self._writable(col)
         _merge(tree, name, value)
         store.written[(col, *self.path[len(store.root_path) :], name)] = tree[name]
