@@ -176,7 +176,7 @@ def test_parameters_of_each_step():
         ([jnp.zeros((3, 4))] * 2, r"/ \(RNN\): \w+ gets a carry of type \["),
         ((jnp.zeros((3, 4), jnp.bfloat16),) * 2, r"/ \(RNN\): \w+ gets a carry of type .*bfloat16.* expected the same"),
         ((jnp.zeros(4),) * 2, r"/ \(RNN\): \w+ gets a carry of type .*float32\[4\]"),
-        ((jnp.zeros((3, 5)),) * 2, r"/cell \(\w+\) got a carry of shape \(\(3, 5\), \(3, 5\)\)"),
+        ((jnp.zeros((3, 4)), jnp.zeros((3, 5))), r"/cell \(\w+\) got a carry of shape \(\(3, 4\), \(3, 5\)\)"),
     ],
     ids=["list", "dtype", "no-batch", "features"],
 )

@@ -192,9 +192,9 @@ def check_carry(rnn: Any, old: Any, new: Any) -> None:
         )
 
 
-def dense_maps(cell: Any) -> tuple[partial[Dense], partial[Dense]]:
-    """Return what makes the `Dense` layers on the input, which have a bias, and on the state, which have none."""
-    common = partial(Dense, cell.features, dtype=cell.dtype, param_dtype=cell.param_dtype)
+def dense_maps(cell: Any, h: Array) -> tuple[partial[Dense], partial[Dense]]:
+    """Return what makes the `Dense` layers on the input, which have a bias, and on the state `h`, which have none."""
+    common = partial(Dense, h.shape[-1], dtype=cell.dtype, param_dtype=cell.param_dtype)
     return (
         partial(common, kernel_init=cell.kernel_init),
         partial(common, kernel_init=cell.recurrent_kernel_init, use_bias=False),
@@ -217,9 +217,13 @@ def _checked(
     _check_rank(cell, x.shape, place(cell))
     states = tuple(s if isinstance(s, jax.Array) else jnp.asarray(s) for s in parts if not isinstance(s, tuple | list))
     axes = cell.num_feature_axes
-    shape = (*x.shape[:-1], cell.features)
-    fits = bool(parts) and len(states) == len(parts)
-    fits = fits and all(s.ndim >= axes and s.shape[-1] == cell.features for s in states)
+    fits = bool(parts) and len(states) == len(parts) and all(s.ndim >= axes for s in states)
+    widths = {s.shape[-1] for s in states} if fits else set()
+    # The first carry is of `features`; a carry that the user made has the width that it has, and so has the cell then.
+    width = widths.pop() if axes == 1 and len(widths) == 1 else cell.features
+    shape = (*x.shape[:-1], width)
+    # A state that is convolved may be of any width: only the memory meets the gates.
+    fits = fits and all(s.shape[-1] == width for s in (states if axes == 1 else states[:1]))
     if fits:
         try:
             # A carry without axes of the batch is one for all examples.

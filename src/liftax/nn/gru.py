@@ -74,7 +74,8 @@ class SimpleCell(StateCell):
         """Take one step.
 
         Args:
-            carry: $h$, of shape `(..., features)`.
+            carry: $h$, of shape `(..., features)`. One of another width, such as the state of a wider encoder, makes
+                the kernels and the output as wide as it is.
             inputs: $x$, of shape `(..., d)`.
 
         Returns:
@@ -86,7 +87,7 @@ class SimpleCell(StateCell):
             ScopeParamShapeError: the kernels on the input were made for another `d`.
         """
         h, x = one_state(self, carry, inputs)
-        on_input, on_state = dense_maps(self)
+        on_input, on_state = dense_maps(self, h)
         new_h = on_input(name="i", bias_init=self.bias_init)(x) + on_state(name="h")(h)
         new_h = self.activation_fn(new_h + h if self.residual else new_h)
         return new_h, new_h
@@ -137,7 +138,7 @@ class GRUCell(GatedCell, StateCell):
     def __call__(self, carry: ArrayLike, inputs: ArrayLike) -> tuple[Array, Array]:
         """Take one step; see `SimpleCell` for what it takes, returns and raises."""
         h, x = one_state(self, carry, inputs)
-        on_input, on_state = dense_maps(self)
+        on_input, on_state = dense_maps(self, h)
         on_input = partial(on_input, bias_init=self.bias_init)
         last = on_state(name="hn", use_bias=True, bias_init=self.bias_init)
         new_h = arithmetic(_gru, self.gate_fn, self.activation_fn)(
@@ -210,7 +211,7 @@ class MGUCell(StateCell):
     def __call__(self, carry: ArrayLike, inputs: ArrayLike) -> tuple[Array, Array]:
         """Take one step; see `SimpleCell` for what it takes, returns and raises."""
         h, x = one_state(self, carry, inputs)
-        on_input, on_state = dense_maps(self)
+        on_input, on_state = dense_maps(self, h)
         last = on_state(name="hn", use_bias=self.reset_gate, bias_init=self.activation_bias_init)
         new_h = arithmetic(_mgu, self.gate_fn, self.activation_fn)(
             h,

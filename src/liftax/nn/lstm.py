@@ -62,7 +62,7 @@ class LSTMBase(GatedCell, MemoryCell):
         c, h, x = memory_and_state(self, carry, jax.ShapeDtypeStruct(of_step, inputs.dtype))
         weights = _weights(self, x, h)
         computed = (x.dtype, *jax.tree.leaves(weights)) if self.dtype is None else (self.dtype,)
-        same = c.shape == h.shape == (*of_step[:-1], self.features) and type(carry) is tuple
+        same = c.shape == h.shape == (*of_step[:-1], h.shape[-1]) and type(carry) is tuple
         loop = arithmetic(_loop, self.gate_fn, self.activation_fn)
         if not same or not c.dtype == h.dtype == jnp.result_type(c.dtype, *computed) or loop is not _loop:
             return None
@@ -114,7 +114,7 @@ class LSTMCell(LSTMBase):
         """Take one step.
 
         Args:
-            carry: $(c, h)$, each of shape `(..., features)`.
+            carry: $(c, h)$, each of shape `(..., features)`; see `SimpleCell` for one of another width.
             inputs: $x$, of shape `(..., d)`.
 
         Returns:
@@ -126,7 +126,7 @@ class LSTMCell(LSTMBase):
             ScopeParamShapeError: the kernels on the input were made for another `d`.
         """
         c, h, x = memory_and_state(self, carry, inputs)
-        on_input, on_state = dense_maps(self)
+        on_input, on_state = dense_maps(self, h)
         on_input = partial(on_input, use_bias=False)
         on_state = partial(on_state, use_bias=True, bias_init=self.bias_init)
         gates = tuple((on_input(name=f"i{gate}")(x), on_state(name=f"h{gate}")(h)) for gate in GATES)
@@ -195,7 +195,7 @@ Weights = tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]
 
 
 def _weights(cell: Any, x: Any, h: Any) -> Weights:
-    params = partial(DenseParams, cell.features, param_dtype=cell.param_dtype, bias_init=cell.bias_init)
+    params = partial(DenseParams, h.shape[-1], param_dtype=cell.param_dtype, bias_init=cell.bias_init)
     on_input = partial(params, use_bias=False, kernel_init=cell.kernel_init)
     on_state = partial(params, kernel_init=cell.recurrent_kernel_init)
     kernels = tuple(on_input(name=f"i{gate}")(x)[0] for gate in GATES)
