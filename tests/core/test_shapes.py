@@ -4,6 +4,7 @@ import gc
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from liftax import core, errors
@@ -91,3 +92,28 @@ def test_wrong_shape_is_seen_after_a_right_one():
     with pytest.raises(errors.ScopeParamShapeError, match=r"shape \(4,\).*expects \(3,\)"):
         core.apply(fn)({"params": {"w": jnp.ones(4)}})
     assert core.init(fn)(jax.random.key(0))[1]["params"]["w"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("start", "given"),
+    [
+        (lambda key, x: jnp.asarray(x), jnp.arange(4.0)),
+        (lambda key, x: jnp.asarray(x), np.arange(4.0, dtype=np.float32)),
+        (lambda key, x: x[0], (jnp.arange(4.0),)),
+        (lambda key, x: jax.random.uniform(x, (4,)), jax.random.key(0)),
+    ],
+    ids=["jax", "numpy", "tuple", "key"],
+)
+def test_array_given_to_an_initializer_is_no_shape(start, given):
+    fn = lambda scope, x: scope.param("w", start, x)
+    made, variables = core.init(fn)(jax.random.key(0), given)
+    for apply in (core.apply(fn), jax.jit(core.apply(fn))):
+        np.testing.assert_array_equal(apply(variables, given), made)
+    with pytest.raises(errors.ScopeParamShapeError, match=r"shape \(2,\).*expects \(4,\)"):
+        core.apply(fn)({"params": {"w": jnp.ones(2)}}, given)
+
+
+def test_array_as_the_shape():
+    fn = lambda scope: scope.param("w", jax.nn.initializers.ones, np.array([2, 3]))
+    made, variables = core.init(fn)(jax.random.key(0))
+    np.testing.assert_array_equal(core.apply(fn)(variables), made)

@@ -391,9 +391,9 @@ class Scope:
     def _check_shape(
         self, name: str, value: Any, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        # The contract of an initializer is that it takes the shape first. Where the parameter has that shape there is
-        # nothing to trace; where not, the initializer itself decides.
-        if args and getattr(value, "shape", None) == args[0] and trusted(init_fn):
+        # An initializer of JAX takes the shape first. Where the parameter has that shape there is nothing to trace;
+        # where not, the initializer itself decides. The first argument of a user's may be anything, an array too.
+        if trusted(init_fn) and args and isinstance(args[0], tuple) and getattr(value, "shape", None) == args[0]:
             return
         if not callable(init_fn):
             raise refusals.no_initializer("params", name, self.path_text, init_fn)
