@@ -19,6 +19,10 @@ class LiftaxError(Exception):
 # --- differentiation -------------------------------------------------------------------------------------------------
 
 
+FlaxError = LiftaxError
+"""The name that the base class has in Linen."""
+
+
 class CotangentError(LiftaxError, ValueError):
     """A cotangent does not have the structure, shape or dtype of the output that it belongs to."""
 

@@ -131,10 +131,15 @@ def run_twice(lib):
 
 
 X = jnp.arange(6.0).reshape(2, 3) / 3
-PROGRAMS = [rematerialized_with_static_arguments, ensemble, gradient, run_twice]
+PROGRAMS = [
+    pytest.param(rematerialized_with_static_arguments, marks=pytest.mark.long),
+    pytest.param(ensemble, marks=pytest.mark.long),
+    gradient,
+    run_twice,
+]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: getattr(p, "__name__", None))
 def test_equal_to_linen(program):
     def results(lib):
         model = program(lib)

@@ -13,23 +13,18 @@ import pytest
 
 from liftax import errors, nn
 
-# Names of flax.linen that are not in liftax.nn, and why.
-LEFT_OUT = {
-    "kw_only_dataclasses": "how Linen makes dataclasses on old versions of Python; dataclasses.dataclass does it here",
-}
-
 # Public names of submodules of flax.linen that liftax has not: parts of how Linen is made, or of its types.
 INNER = {
     "module": {
         *("CompactNameScope", "Descriptor", "DescriptorWrapper", "FlaxId", "K", "M", "ModuleBase", "ParentDescriptor"),
-        *("SetupState", "T", "TestScope", "ThreadLocalStack", "capture_call_intermediates", "module_field"),
+        *("SetupState", "T", "TestScope", "ThreadLocalStack", "module_field"),
         *("create_descriptor_wrapper", "run_interceptors", "tuple_init", "tuple_reduce", "wrap_descriptor_once"),
         "wrap_method_once",
     },
     "transforms": {
         *("C", "FlaxId", "InstancePlaceholder", "ModuleT", "Target", "VariablePlaceholder", "clean_clone"),
         *("decorator_lift_transform", "decorator_lift_transform_cached", "fork_rngs", "get_module_scopes"),
-        *("lift_direct_transform", "lift_transform", "lift_transform_cached", "module_class_lift_transform"),
+        *("lift_transform_cached", "module_class_lift_transform"),
         *("module_class_lift_transform_cached", "set_module_scopes", "wrap_method_once"),
     },
     "spmd": set(),
@@ -54,7 +49,7 @@ def public(namespace: Any) -> set[str]:
 
 
 def test_every_name_of_linen():
-    assert public(flax.linen) - public(nn) == set(LEFT_OUT)
+    assert public(flax.linen) - public(nn) == set()
 
 
 @pytest.mark.parametrize("submodule", INNER)
@@ -72,7 +67,6 @@ def functions() -> list[str]:
         for name in sorted(public(flax.linen))
         if isinstance(getattr(flax.linen, name), types.FunctionType)
         and getattr(flax.linen, name).__module__.startswith(homes)
-        and name not in LEFT_OUT
     ]
 
 
@@ -123,7 +117,6 @@ def test_every_error_of_linen():
         *("AlreadyExistsError", "CursorFindError", "ImmutableVariableError", "InvalidCheckpointError"),
         *("MPACheckpointingRequiredError", "MPARestoreDataCorruptedError", "MPARestoreTargetRequiredError"),
         *("TraceContextError", "TraverseTreeError"),
-        "FlaxError",  # LiftaxError
     }
     theirs = {name for name, value in vars(flax.errors).items() if inspect.isclass(value)}
     assert theirs - public(errors) == elsewhere

@@ -48,7 +48,7 @@ def bind(
     """
     _check_variables(variables, owner)
     own = {col: copied(tree) if in_filter(mutable, col) else tree for col, tree in variables.items()}
-    return Scope(Store(own, _rngs.canonical(rngs, owner), mutable, flags or {}, owner))
+    return Scope.of(Store(own, _rngs.canonical(rngs, owner), mutable, flags or {}, owner))
 
 
 def apply(

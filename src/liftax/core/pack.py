@@ -136,7 +136,7 @@ class Packed:
         store.moved = outer.store.moved
         store.outer, store.filters, store.creates = outer.store, self.filters, self.creates
         store.guard = outer.store.guard
-        return Scope(store, None, outer.name, outer.path)
+        return Scope.of(store, None, outer.name, outer.path)
 
     def end(self, scopes: Sequence[Scope]) -> None:
         """Declare the scopes of a run dead, and keep how many keys it drew, and where."""

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from liftax import errors
-from liftax.core.meta import AxisMetadata, is_box
+from liftax.core.boxes import AxisMetadata, is_box
 
 B = TypeVar("B", bound="Partitioned")
 

@@ -7,6 +7,7 @@ and folded into the key by a single `jax.random.fold_in`. This is the rule of Fl
 parameters and dropout masks agree for the same key.
 """
 
+import dataclasses
 import functools
 import hashlib
 from typing import Any
@@ -55,6 +56,42 @@ def word(suffix: tuple[str | int, ...]) -> np.uint32:
     return np.uint32(int.from_bytes(sha.digest()[:4], byteorder="big"))
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["rng"], meta_fields=["suffix"])
+@dataclasses.dataclass(frozen=True)
+class LazyRng:
+    """A key, and what is still to be folded into it: for code that handles the keys of Linen's scopes.
+
+    liftax hands out plain keys. A pytree with the key as its leaf.
+
+    Args:
+        rng: a key, typed or raw.
+        suffix: strings and non-negative integers.
+
+    Example:
+        >>> import jax
+        >>> from liftax.core.scope import LazyRng
+        >>> lazy = LazyRng.create(jax.random.key(0), 'Dense_0', 1)
+        >>> int(jax.random.key_data(lazy.as_jax_rng())[0]), lazy.clear_suffix().suffix
+        (3043437727, ())
+    """
+
+    rng: PRNGKey
+    suffix: tuple[str | int, ...] = ()
+
+    @staticmethod
+    def create(rng: "LazyRng | PRNGKey", *suffix: str | int) -> "LazyRng":
+        """Return `rng` with more to be folded into it."""
+        return LazyRng(rng.rng, rng.suffix + suffix) if isinstance(rng, LazyRng) else LazyRng(rng, suffix)
+
+    def as_jax_rng(self) -> PRNGKey:
+        """Return the key with the suffix folded in."""
+        return fold(self.rng, *self.suffix)
+
+    def clear_suffix(self) -> "LazyRng":
+        """Return the key without the suffix."""
+        return LazyRng(self.rng)
+
+
 def is_key(x: Any) -> bool:
     """Tell whether `x` is one rng key: a typed scalar key, or a raw vector of `uint32`."""
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
@@ -79,6 +116,8 @@ def canonical(rngs: Any, what: str) -> dict[str, PRNGKey]:
             f"{what}: got rngs of type {type(rngs).__name__}{_shape(rngs)}. Expected a key from jax.random.key(seed), "
             "or a mapping from stream names to keys, such as {'params': key, 'dropout': key}."
         )
+    if any(isinstance(key, LazyRng) for key in rngs.values()):
+        rngs = {name: _plain(name, key, what) if isinstance(key, LazyRng) else key for name, key in rngs.items()}
     for name, key in rngs.items():
         if not isinstance(name, str) or not is_key(key):
             raise errors.InvalidRngError(
@@ -86,6 +125,15 @@ def canonical(rngs: Any, what: str) -> dict[str, PRNGKey]:
                 "jax.random.key(seed)."
             )
     return dict(rngs)
+
+
+def _plain(name: str, key: LazyRng, what: str) -> PRNGKey:
+    if key.suffix:
+        raise errors.InvalidRngError(
+            f"{what}: the rng stream {name!r} has a LazyRng with {key.suffix} still to be folded in, which draws would "
+            "fold otherwise than Linen. Pass key.as_jax_rng()."
+        )
+    return key.rng
 
 
 def _shape(x: Any) -> str:

@@ -6,20 +6,39 @@ when its call or transform ends, which every scope into it then reports.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.core import meta, refusals, rngs
+from liftax.core import meta, refusals
+from liftax.core import rngs as streams
 from liftax.core.calls import calls
+from liftax.core.filters import DenyList, in_filter
+from liftax.core.filters import group as group_collections
+from liftax.core.filters import intersect as intersect_filters
+from liftax.core.filters import is_empty as is_filter_empty
+from liftax.core.filters import subtract as subtract_filters
+from liftax.core.filters import union as union_filters
 from liftax.core.initial import drawn, trusted
+from liftax.core.rngs import LazyRng
 from liftax.core.shapes import initialized_shapes
 from liftax.core.store import Store
 from liftax.core.variable import Variable
-from liftax.typing import Filter, Path, PRNGKey
+from liftax.typing import Filter, Path, PRNGKey, Variables
+
+__all__ = [
+    "CollectionFilter", "DenyList", "FrozenVariableDict", "LazyRng", "PRNGSequenceFilter", "RNGSequences", "Scope",
+    "Variable", "VariableDict", "group_collections", "in_filter", "intersect_filters", "is_filter_empty",
+    "subtract_filters", "union_filters",
+]  # fmt: skip
+
+# The names that Linen has at this address.
+CollectionFilter = PRNGSequenceFilter = Filter
+VariableDict = FrozenVariableDict = MutableVariableDict = Variables
+RNGSequences = Mapping[str, PRNGKey]
 
 _EMPTY: Mapping[str, Any] = {}
 _MISSING = object()
@@ -28,11 +47,15 @@ _MISSING = object()
 class Scope:
     """A cursor into variables and rng streams. Functions of a scope are made pure by `core.init` and `core.apply`.
 
+    One made by hand is the root of a tree; children are made by `push`.
+
     Args:
-        store: what is shared with all scopes of the call.
-        parent: the scope that this one is a child of.
-        name: the name under the parent.
+        variables: collection -> nested mapping. Never changed: what is written shows in `scope.variables()`.
+        rngs: a key for the stream `'params'`, or a mapping from stream to key.
+        name: its name, for error messages.
+        mutable: which collections may be written.
         path: the names from the root of the variables down to here.
+        flags: facts about the call, such as `initializing`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -47,7 +70,27 @@ class Scope:
 
     __slots__ = ("_cols", "_counts", "name", "parent", "path", "reservations", "store")
 
-    def __init__(self, store: Store, parent: "Scope | None" = None, name: str | None = None, path: Path = ()):
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        rngs: Any = None,
+        name: str | None = None,
+        mutable: Filter = False,
+        path: Iterable[str] = (),
+        flags: Mapping[str, Any] | None = None,
+    ):
+        own = {col: copied(tree) for col, tree in variables.items()}
+        path = tuple(path)
+        self._place(Store(own, streams.canonical(rngs, "Scope"), mutable, flags or {}, "Scope", path), None, name, path)
+
+    @classmethod
+    def of(cls, store: Store, parent: "Scope | None" = None, name: str | None = None, path: Path = ()) -> "Scope":
+        """Return a scope into `store`, the child `name` of `parent`; without a parent, its root."""
+        scope = cls.__new__(cls)
+        scope._place(store, parent, name, path)
+        return scope
+
+    def _place(self, store: Store, parent: "Scope | None", name: str | None, path: Path) -> None:
         self.store = store
         self.parent = parent
         self.name = name
@@ -154,7 +197,7 @@ class Scope:
             name = self.default_name(prefix)
         if not reuse or name not in self.reservations:
             self.reserve(name)
-        return Scope(self.store, self, name, (*self.path, name))
+        return Scope.of(self.store, self, name, (*self.path, name))
 
     def child(
         self, fn: Callable[..., Any], name: str | None = None, prefix: str | None = None, **kwargs: Any
@@ -172,7 +215,7 @@ class Scope:
         """Return this scope with every name free again, and its rng counters at zero if `rewind_rngs`."""
         if self.store.dead:
             self._raise_dead()
-        scope = Scope(self.store, self.parent, self.name, self.path)
+        scope = Scope.of(self.store, self.parent, self.name, self.path)
         if rewind_rngs:
             for path in [p for p in self.store.counters if p[: len(self.path)] == self.path]:
                 self.store.counters[path] = {}
@@ -182,7 +225,7 @@ class Scope:
         """Return the scope `path` below this one, reserving nothing."""
         scope = self
         for name in path:
-            scope = Scope(scope.store, scope, name, (*scope.path, name))
+            scope = Scope.of(scope.store, scope, name, (*scope.path, name))
         return scope
 
     # --- rngs --------------------------------------------------------------------------------------------------------
@@ -207,7 +250,7 @@ class Scope:
             InvalidRngError: neither stream was given.
         """
         key, suffix = self._draw(name)
-        return rngs.fold(key, *suffix)
+        return streams.fold(key, *suffix)
 
     def _draw(self, name: str) -> tuple[PRNGKey, tuple[str | int, ...]]:
         """Count a draw; return the key of the stream, and what is folded into it for this draw."""

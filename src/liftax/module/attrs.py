@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from liftax.core.frozen import FrozenDict
+from liftax.core.frozen_dict import FrozenDict
 
 # No module can be inside a value of one of these types. They are most of all attributes.
 ATOMIC = frozenset(

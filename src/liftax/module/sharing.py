@@ -72,7 +72,7 @@ def _move(module: Any, scope: Scope) -> None:
     module.__dict__["scope"] = scope
     for child in module._state.children.values():
         if isinstance(child, Binding) and child.scope is not None and child.scope.parent is old:
-            _move(child, Scope(scope.store, scope, child.scope.name, (*scope.path, str(child.scope.name))))
+            _move(child, Scope.of(scope.store, scope, child.scope.name, (*scope.path, str(child.scope.name))))
 
 
 class NameScope(Module):

@@ -1,10 +1,7 @@
 """The Linen-compatible namespace: `from liftax import nn` in place of `from flax import linen as nn`."""
 
-from liftax import lift as transforms
-from liftax import module
-from liftax.core import DenyList
-from liftax.core import logical as spmd
-from liftax.core.frozen import FrozenDict
+from liftax.core import DenyList, meta
+from liftax.core.frozen_dict import FrozenDict
 from liftax.core.logical import (
     LogicallyPartitioned,
     RulesFallback,
@@ -71,10 +68,22 @@ from liftax.module import (
     nowrap,
     override_named_call,
     share_scope,
-    summary,
 )
 from liftax.module.summary import tabulate
-from liftax.nn import activation, fp8_ops, initializers, meta
+from liftax.nn import (
+    activation,
+    attention,
+    fp8_ops,
+    initializers,
+    kw_only_dataclasses,
+    linear,
+    module,
+    normalization,
+    partitioning,
+    spmd,
+    summary,
+    transforms,
+)
 from liftax.nn.activation import *  # noqa: F403
 from liftax.nn.attention import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
 from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
@@ -85,6 +94,7 @@ from liftax.nn.contractions import DenseGeneral, Einsum
 from liftax.nn.conv import Conv, ConvLocal
 from liftax.nn.conv_lstm import ConvLSTMCell
 from liftax.nn.conv_transpose import ConvTranspose
+from liftax.nn.dense import Dense
 from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
 from liftax.nn.fp8_ops import (
@@ -96,7 +106,6 @@ from liftax.nn.fp8_ops import (
 )
 from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
-from liftax.nn.linear import Dense
 from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
 from liftax.nn.pooling import avg_pool, max_pool, min_pool, pool
 from liftax.nn.recurrent import (
@@ -157,8 +166,10 @@ __all__ = [
     "SpectralNorm",
     "Variable",
     "WeightNorm",
+    "activation",
     "add_metadata_axis",
     "apply",
+    "attention",
     "avg_pool",
     "broadcast",
     "checkpoint",
@@ -191,7 +202,9 @@ __all__ = [
     "jacrev",
     "jit",
     "jvp",
+    "kw_only_dataclasses",
     "laplacian",
+    "linear",
     "linear_transpose",
     "linearize",
     "logical_axis_rules",
@@ -205,11 +218,14 @@ __all__ = [
     "merge_param",
     "meta",
     "min_pool",
+    "module",
     "named_call",
+    "normalization",
     "nowrap",
     "ones",
     "ones_init",
     "override_named_call",
+    "partitioning",
     "pool",
     "remat",
     "remat_scan",
@@ -218,10 +234,12 @@ __all__ = [
     "set_logical_axis_rules",
     "shard_map",
     "share_scope",
+    "spmd",
     "stop_gradient",
     "summary",
     "switch",
     "tabulate",
+    "transforms",
     "unbox",
     "value_and_grad",
     "vhp",

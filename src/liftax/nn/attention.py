@@ -18,15 +18,19 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax.module import Module, compact, merge_param
 from liftax.nn.attention_backend import attend
 from liftax.nn.attention_checks import check_broadcasts, check_rate, head_size, inputs_of
+from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
 from liftax.nn.contractions import DenseGeneral
 from liftax.nn.decoding import with_cache
-from liftax.nn.dot_product import dot_product_attention
+from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.initializers import lecun_normal, zeros_init
 from liftax.nn.location import place
 from liftax.nn.normalization import LayerNorm
 from liftax.typing import Array, Initializer, PRNGKey
 
-__all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"]
+__all__ = [
+    "MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention", "combine_masks", "dot_product_attention",
+    "dot_product_attention_weights", "make_attention_mask", "make_causal_mask",
+]  # fmt: skip
 
 
 class MultiHeadDotProductAttention(Module):

@@ -20,8 +20,8 @@ from liftax.core.calls import calls
 from liftax.module import Module, nowrap
 from liftax.nn import activation
 from liftax.nn.activation import sigmoid, tanh
+from liftax.nn.dense import Dense
 from liftax.nn.initializers import lecun_normal, orthogonal, zeros, zeros_init
-from liftax.nn.linear import Dense
 from liftax.nn.location import place
 from liftax.nn.tracing import untraced
 from liftax.typing import Array, Initializer, PRNGKey

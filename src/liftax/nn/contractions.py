@@ -19,9 +19,9 @@ from liftax.core import meta
 from liftax.core.initial import initialized
 from liftax.module import Module, compact, merge_param
 from liftax.nn import dtypes
+from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.linear import add_bias
 from liftax.nn.location import place
 from liftax.nn.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer

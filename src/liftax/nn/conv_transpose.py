@@ -14,9 +14,9 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax.module import Module, compact
 from liftax.nn import dtypes
 from liftax.nn.conv import check_mask, masked
+from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.linear import add_bias
 from liftax.nn.location import place
 from liftax.nn.tracing import traced_once, untraced
 from liftax.nn.windows import Pads, batched, padding_of, per_axis, unbatched

@@ -35,6 +35,7 @@ __all__ = [
     "compute_scale",
     "dequantize",
     "fm32",
+    "fp32_max_grad",
     "get_fp8_max",
     "in_qdq",
     "next_scale",
@@ -50,6 +51,9 @@ fm32 = _compat.maximum_dtype(jnp.float32)
 Cotangents of two uses add up, and two next values don't. Where variables are cast to `fm32` before the program that is
 differentiated, by `jax.lax.convert_element_type`, their cotangents meet by their maximum instead.
 """
+
+fp32_max_grad = fm32
+"""Another name of `fm32`."""
 
 FP8_DTYPES = (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float8_e4m3fnuz, jnp.float8_e5m2fnuz)
 

@@ -12,12 +12,26 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
+from liftax.nn.batch_norm import BatchNorm
+from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones_init, zeros_init
 from liftax.nn.location import place
-from liftax.nn.statistics import Axes, canonical_axes, checked_mask, config_of, normalized, scale_and_bias
+from liftax.nn.spectral_norm import SpectralNorm
+from liftax.nn.statistics import (
+    Axes,
+    Config,
+    canonical_axes,
+    checked_mask,
+    config_of,
+    mean_and_variance,
+    normalized,
+    normalized_by,
+    scale_and_bias,
+)
+from liftax.nn.weight_norm import WeightNorm
 from liftax.typing import Array, Initializer
 
-__all__ = ["InstanceNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "SpectralNorm", "WeightNorm"]
 
 
 class LayerNorm(Module):
@@ -237,3 +251,58 @@ class InstanceNorm(Module):
         return normalized(
             x, scale, bias, checked_mask(self, mask, x), config=config_of(self, reduction_axes, feature_axes)
         )
+
+
+# Three functions that layers of other packages take from this address in Linen, to build normalizations of their own.
+
+
+def _canonicalize_axes(rank: int, axes: Axes) -> tuple[int, ...]:
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    return tuple({axis % rank for axis in given})
+
+
+def _compute_stats(
+    x: Any,
+    axes: Axes,
+    dtype: Any,
+    axis_name: Any = None,
+    axis_index_groups: Any = None,
+    use_mean: bool = True,
+    use_fast_variance: bool = True,
+    mask: Any = None,
+    force_float32_reductions: bool = True,
+) -> tuple[Array, Array]:
+    x = jnp.asarray(x)
+    reduced = _canonicalize_axes(x.ndim, axes)
+    config = Config(
+        reduced, (), 0.0, dtype, jnp.float32, axis_name, axis_index_groups, use_fast_variance,
+        force_float32_reductions, use_mean,
+    )  # fmt: skip
+    mean, var = mean_and_variance(x, None if mask is None else jnp.asarray(mask, bool), config)
+    return (jnp.zeros_like(var) if mean is None else mean), var
+
+
+def _normalize(
+    mdl: Module,
+    x: Any,
+    mean: Array,
+    var: Array,
+    reduction_axes: Axes,
+    feature_axes: Axes,
+    dtype: Any,
+    param_dtype: Any,
+    epsilon: float,
+    use_bias: bool,
+    use_scale: bool,
+    bias_init: Initializer,
+    scale_init: Initializer,
+    force_float32_reductions: bool = True,
+) -> Array:
+    x = jnp.asarray(x)
+    features = tuple(sorted(_canonicalize_axes(x.ndim, feature_axes)))
+    shape = tuple(x.shape[i] for i in features)
+    scale = mdl.param("scale", scale_init, shape, param_dtype) if use_scale else None
+    bias = mdl.param("bias", bias_init, shape, param_dtype) if use_bias else None
+    reduced = _canonicalize_axes(x.ndim, reduction_axes)
+    config = Config(reduced, features, epsilon, dtype, param_dtype, None, None, True, force_float32_reductions)
+    return normalized_by(x, scale, bias, mean, var, config=config)

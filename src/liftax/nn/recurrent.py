@@ -16,10 +16,11 @@ from jax.typing import ArrayLike
 
 from liftax import errors
 from liftax.ad.checks import demand_pair
-from liftax.core.frozen import FrozenDict
+from liftax.core.frozen_dict import FrozenDict
 from liftax.lift import scan
 from liftax.module import Module
 from liftax.nn.cells import RNNCellBase, check_carry, demand_cell, demand_layers, steps_are_pure
+from liftax.nn.conv_lstm import ConvLSTMCell
 from liftax.nn.gru import GRUCell, MGUCell, SimpleCell
 from liftax.nn.location import place
 from liftax.nn.lstm import LSTMCell, OptimizedLSTMCell
@@ -29,6 +30,7 @@ from liftax.typing import Array, Filter, PRNGKey
 __all__ = [
     "RNN",
     "Bidirectional",
+    "ConvLSTMCell",
     "GRUCell",
     "LSTMCell",
     "MGUCell",

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module
 from liftax.nn import dtypes
+from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import cast, constant, matched
-from liftax.nn.linear import add_bias
 from liftax.nn.location import place
 from liftax.nn.masking import keep
 from liftax.nn.tracing import traced_once
@@ -121,6 +121,12 @@ def normalized_and_moved(
     assert stats.mean is not None, "a layer with running averages subtracts the mean"
     y = _normalize(x, stats, scale, bias, config)
     return y, _moving_average(mean, stats.mean, momentum), _moving_average(var, stats.var, momentum)
+
+
+def mean_and_variance(x: Array, mask: Array | None, config: Config) -> tuple[Array | None, Array]:
+    """Return the mean, None where it is taken to be 0, and the variance of `x` over the reduced axes."""
+    stats = _statistics(x, mask, config)
+    return stats.mean, stats.var
 
 
 class _Statistics(NamedTuple):

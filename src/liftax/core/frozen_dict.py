@@ -82,3 +82,69 @@ def _lines(tree: Mapping[Any, Any], indent: str) -> str:
     values = ((k, _lines(v, indent) if isinstance(v, Mapping) else repr(v)) for k, v in tree.items())
     text = "".join(f"{k}: {v},\n" for k, v in values)
     return f"{{\n{textwrap.indent(text, indent)}}}" if text else "{}"
+
+
+def freeze(xs: Mapping[Any, Any]) -> FrozenDict[Any, Any]:
+    """Return a nested mapping as a FrozenDict.
+
+    Example:
+        >>> from liftax import core
+        >>> core.freeze({'a': {'b': 1}})['a']
+        FrozenDict({
+            b: 1,
+        })
+    """
+    return xs if isinstance(xs, FrozenDict) else FrozenDict(xs)
+
+
+def unfreeze(x: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a nested mapping, frozen or not, as a plain dict of dicts that are free to change.
+
+    Example:
+        >>> from liftax import core
+        >>> core.unfreeze(core.freeze({'a': {'b': 1}}))
+        {'a': {'b': 1}}
+    """
+    return {k: unfreeze(v) if isinstance(v, Mapping) else v for k, v in x.items()}
+
+
+def copy(x: Mapping[Any, Any], add_or_replace: Mapping[Any, Any] = MappingProxyType({})) -> Any:
+    """Return a copy of a FrozenDict or a dict, of the same type, with the items of `add_or_replace` added.
+
+    Example:
+        >>> from liftax import core
+        >>> core.copy({'a': 1}, {'b': 2})
+        {'a': 1, 'b': 2}
+    """
+    return x.copy(add_or_replace) if isinstance(x, FrozenDict) else {**unfreeze(x), **add_or_replace}
+
+
+def pop(x: Mapping[Any, Any], key: Any) -> tuple[Any, Any]:
+    """Return a copy of a FrozenDict or a dict without `key`, of the same type, and the value that was there.
+
+    Example:
+        >>> from liftax import core
+        >>> core.pop({'params': 1, 'cache': 2}, 'params')
+        ({'cache': 2}, 1)
+    """
+    if isinstance(x, FrozenDict):
+        return x.pop(key)
+    rest = unfreeze(x)
+    return rest, rest.pop(key)
+
+
+def pretty_repr(x: Any, num_spaces: int = 4) -> str:
+    """Return text with one item a line for a nested mapping, and `repr(x)` for anything else.
+
+    Example:
+        >>> from liftax import core
+        >>> print(core.pretty_repr({'params': {'w': 1.0}}, 2))
+        {
+          params: {
+            w: 1.0,
+          },
+        }
+    """
+    if isinstance(x, FrozenDict):
+        return x.pretty_repr(num_spaces)
+    return _lines(x, " " * num_spaces) if isinstance(x, Mapping) else repr(x)
