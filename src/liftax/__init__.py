@@ -6,6 +6,11 @@ functions (`lx.vjp` and its family).
 
 from liftax import ad, core, errors, lift, nn
 from liftax.ad import (
+    GMRES,
+    Anderson,
+    Direct,
+    Newton,
+    Picard,
     custom_gradient,
     custom_jvp,
     custom_vjp,
@@ -29,6 +34,11 @@ from liftax.ad import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "GMRES",
+    "Anderson",
+    "Direct",
+    "Newton",
+    "Picard",
     "ad",
     "core",
     "custom_gradient",

@@ -79,6 +79,10 @@ class StaticValueError(LiftaxError, TypeError):
     """A lifted `jit` can't recognize a module again: a field holds a tracer or a value that can't be hashed."""
 
 
+class ConvergenceError(LiftaxError, ArithmeticError):
+    """A solver found no solution, and `on_failure="raise"` asked for an error."""
+
+
 class GradientCheckError(LiftaxError, AssertionError):
     """An automatic derivative differs from a numerical one."""
 

@@ -23,6 +23,11 @@ from liftax.ad.grad import grad as grad
 from liftax.ad.grad import value_and_grad as value_and_grad
 from liftax.ad.hvp import hvp as hvp
 from liftax.ad.hvp import vhp as vhp
+from liftax.ad.implicit import GMRES as GMRES
+from liftax.ad.implicit import Anderson as Anderson
+from liftax.ad.implicit import Direct as Direct
+from liftax.ad.implicit import Newton as Newton
+from liftax.ad.implicit import Picard as Picard
 from liftax.ad.implicit import SolveInfo as SolveInfo
 from liftax.ad.implicit import fixed_point as fixed_point
 from liftax.ad.implicit import root as root
@@ -33,6 +38,11 @@ from liftax.ad.vjp import VjpFn as VjpFn
 from liftax.ad.vjp import vjp as vjp
 
 __all__ = [
+    "GMRES",
+    "Anderson",
+    "Direct",
+    "Newton",
+    "Picard",
     "SolveInfo",
     "VjpFn",
     "custom_gradient",

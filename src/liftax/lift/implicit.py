@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from liftax import ad
+from liftax.ad.implicit.failure import OnFailure
 from liftax.ad.notes import noted
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
@@ -23,8 +24,12 @@ def fixed_point(
     x0: Any,
     *args: Any,
     has_aux: bool = False,
-    tolerance: float = 1e-6,
+    rtol: float | None = None,
+    atol: float | None = None,
     max_steps: int = 1000,
+    solver: Any = None,
+    linear_solver: Any = None,
+    on_failure: OnFailure = "nan",
     variables: Filter = True,
     rngs: Filter = True,
 ) -> tuple[Any, ...]:
@@ -35,11 +40,15 @@ def fixed_point(
     Args:
         fn: Called as `fn(mdl, x, *args)`; its output is like `x`. A contraction in `x`; otherwise use `root`.
         mdl: The target: a bound Module, a Scope, or a tree of these.
-        x0: Where to start: a tree of floating-point arrays. The derivative in it is zero.
+        x0: Where to start: a tree of floating-point arrays. The derivative with respect to it is zero.
         *args: The other arguments.
         has_aux: `fn` returns a pair `(output, aux)`.
-        tolerance: Stop when no number changes by more than this.
-        max_steps: Stop after so many steps. Look at `info.error` if they may not do.
+        rtol: Relative tolerance; see `lx.fixed_point`, also for the following.
+        atol: Absolute tolerance.
+        max_steps: Stop after so many steps.
+        solver: How to step, such as `lx.Anderson()`.
+        linear_solver: What solves the linear system of the derivative.
+        on_failure: What to return where no solution was found: "nan", "raise" or "return".
         variables: The collections that `fn` may use.
         rngs: The rng streams that `fn` may use. All steps draw the same keys.
 
@@ -48,9 +57,10 @@ def fixed_point(
         state are those of one more application of `fn` at the solution.
 
     Raises:
-        AuxError: With `has_aux`, `fn` returned no pair.
+        AuxError: With `has_aux`, `fn` returned anything but a pair.
         NonDifferentiableOutputError: The output of `fn` is not like `x0`.
         NonDifferentiablePrimalError: `x0` is not floating-point.
+        ConvergenceError: With `on_failure="raise"`, no solution was found.
         CustomRuleError: (while differentiating) A `custom_vjp` in `fn` has a rule that is not linear in the cotangent.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
 
@@ -66,7 +76,10 @@ def fixed_point(
         >>> Equilibrium().apply(variables, jnp.array([1.0, 2.0])).round(4)
         Array([2., 4.], dtype=float32)
     """
-    return _solved("fixed_point", ad.fixed_point, fn, mdl, (x0, *args), has_aux, tolerance, max_steps, variables, rngs)
+    return _solved(
+        "fixed_point", ad.fixed_point, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
+        max_steps=max_steps, solver=solver, linear_solver=linear_solver, on_failure=on_failure,
+    )  # fmt: skip
 
 
 def root(
@@ -75,8 +88,12 @@ def root(
     x0: Any,
     *args: Any,
     has_aux: bool = False,
-    tolerance: float = 1e-6,
+    rtol: float | None = None,
+    atol: float | None = None,
     max_steps: int = 50,
+    solver: Any = None,
+    linear_solver: Any = None,
+    on_failure: OnFailure = "nan",
     variables: Filter = True,
     rngs: Filter = True,
 ) -> tuple[Any, ...]:
@@ -96,7 +113,10 @@ def root(
         >>> Inverse().apply(variables, jnp.array([3.0, 5.0])).round(4)
         Array([1., 2.], dtype=float32)
     """
-    return _solved("root", ad.root, fn, mdl, (x0, *args), has_aux, tolerance, max_steps, variables, rngs)
+    return _solved(
+        "root", ad.root, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
+        max_steps=max_steps, solver=solver, linear_solver=linear_solver, on_failure=on_failure,
+    )  # fmt: skip
 
 
 def _solved(
@@ -106,10 +126,9 @@ def _solved(
     mdl: Any,
     primals: tuple[Any, ...],
     has_aux: bool,
-    tolerance: float,
-    max_steps: int,
     variables: Filter,
     rngs: Filter,
+    **options: Any,
 ) -> tuple[Any, ...]:
     operands = Operands(what, mdl, primals, False, 0, variables, rngs)
     run = operands.pure(fn, has_aux)
@@ -118,7 +137,7 @@ def _solved(
         return run(operands.packed.groups[0], x)[0]
 
     with noted():
-        x, info = solve(pure, primals[0], tolerance=tolerance, max_steps=max_steps)
+        x, info = solve(pure, primals[0], **options)
     _, (_, aux, state) = run(operands.packed.groups[0], x)
     operands.commit(state)
     return (x, info, aux) if has_aux else (x, info)

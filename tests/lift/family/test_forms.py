@@ -249,7 +249,7 @@ def plain_divergence(pure, p, x, shaped):
 
 def lifted_fixed_point(fn, mdl, x, _):
     step = lambda mdl, z, x: 0.05 * jnp.tanh(fn(mdl, z)) + x
-    return nn.fixed_point(step, mdl, x, x, tolerance=1e-7, max_steps=30)[0]
+    return nn.fixed_point(step, mdl, x, x, max_steps=30)[0]
 
 
 def lifted_root(fn, mdl, x, _):
