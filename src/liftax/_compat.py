@@ -311,12 +311,22 @@ def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], 
     `eval_jaxpr`).
     """
     traced, shape = jax.make_jaxpr(fun, return_shape=True)(*example)
+    jaxpr, structure, consts = without_consts(traced), jax.tree.structure(shape), list(traced.consts)
 
     def run(consts: Any, *args: Any) -> Any:
-        out = jax.core.eval_jaxpr(traced.jaxpr, consts, *jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shape), out)
+        return jax.tree.unflatten(structure, jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(args)))
 
-    return run, list(traced.consts)
+    return run, consts
+
+
+def without_consts(traced: Any) -> Any:
+    """Return the jaxpr of what `jax.make_jaxpr` returns, without the values that the function closed over.
+
+    Their variables come first among the inputs, for `jax.core.eval_jaxpr(jaxpr, consts, *args)`. Up to JAX 0.11 the
+    values are beside the jaxpr; in JAX 0.12 they are in it (`with_consts`), where keeping it would keep them.
+    """
+    jaxpr = traced.jaxpr
+    return jaxpr.with_consts([]) if hasattr(jaxpr, "with_consts") else jaxpr
 
 
 def maximum_dtype(numbers: Any) -> Any:

@@ -100,7 +100,7 @@ def test_variables_are_made_and_written_where_no_tracer_is_in_them(name):
 @pytest.mark.parametrize("name", [name for name in RAW if name not in SEEN])
 def test_variables_can_not_be_made_where_all_values_are_traced(name):
     raw, lifted, owner = RAW[name]
-    with pytest.raises(errors.JaxTransformError, match="params/kernel at /dense|state/count at /") as caught:
+    with pytest.raises(errors.JaxTransformError, match=r"params/kernel at /dense|state/count at /") as caught:
         Head(raw).init(jax.random.key(0), jnp.arange(3.0))
     assert lifted in str(caught.value)
     assert owner in str(caught.value)

@@ -90,7 +90,7 @@ def laplacian(
         check_jacobian_types(out, (), "laplacian")
         leaves, treedef = jax.tree.flatten(out)
         rest, rest_treedef = jax.tree.flatten(aux)
-        types.append((len(leaves), treedef, rest, rest_treedef))
+        types.append((len(leaves), treedef, [_VALUE if is_value(x) else x for x in rest], rest_treedef))
         return [*leaves, *filter(is_value, rest)]
 
     with noted(fun, primals, "laplacian"):
@@ -100,8 +100,12 @@ def laplacian(
     values = iter([_value(x) for x in found])
     out = treedef.unflatten(itertools.islice(values, count))
     lap = treedef.unflatten([_laplacian(x) for x in found[:count]])
-    aux = rest_treedef.unflatten([next(values) if is_value(x) else x for x in rest])
+    aux = rest_treedef.unflatten([next(values) if x is _VALUE else x for x in rest])
     return (out, lap, aux) if has_aux else (out, lap)
+
+
+_VALUE = object()
+"""What is kept of a tracer once the trace has ended: that there was one."""
 
 
 def divergence(

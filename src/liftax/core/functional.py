@@ -79,13 +79,13 @@ def apply(
     @functools.wraps(fn)
     def applied(variables: Mapping[str, Any], *args: Any, rngs: Any = None, **kwargs: Any) -> Any:
         scope = bind(variables, rngs, mutable, flags, "init" if flags and flags.get("initializing") else "apply")
+        scope.store.cached = []
         try:
             out = fn(scope, *args, **kwargs)
+            written = {col: tree for col, tree in scope.store.variables.items() if scope.store.is_mutable(col)}
         finally:
-            scope.store.dead = True
-        if mutable is False:
-            return out
-        return out, {col: tree for col, tree in scope.store.variables.items() if scope.store.is_mutable(col)}
+            scope.store.end()
+        return out if mutable is False else (out, written)
 
     return applied
 

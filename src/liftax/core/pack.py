@@ -60,6 +60,10 @@ class Liftable(Protocol):
         """Return what its methods depend on besides variables: what tells it from others of its type."""
         ...
 
+    def lift_around(self) -> "Sequence[tuple[str | None, Any, Mapping[str, Any]]]":
+        """Return what it lies in, the nearest first: name, object, and what `lift_static` leaves out of that."""
+        ...
+
     def lift_install(self, snapshot: Any, scope: Scope) -> Any:
         """Take on the state of `snapshot`, bound to `scope`; return what `lift_restore` needs."""
         ...
@@ -136,15 +140,16 @@ class Packed:
         store.moved = outer.store.moved
         store.outer, store.filters, store.creates = outer.store, self.filters, self.creates
         store.guard = outer.store.guard
+        store.cached = []
         return Scope.of(store, None, outer.name, outer.path)
 
     def end(self, scopes: Sequence[Scope]) -> None:
         """Declare the scopes of a run dead, and keep how many keys it drew, and where."""
-        for scope in scopes:
-            scope.store.dead, scope.store.outer = True, None
         self.after = tuple(
             ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in scopes
         )
+        for scope in scopes:
+            scope.store.end()
 
     def include(self, state: State, filter_: Filter, index: int = 0) -> bool:
         """Add variables in `filter_` that a run created to the group `index`; tell whether there were any.

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.core import meta, refusals
+from liftax.core import meta, outside, refusals
 from liftax.core import rngs as streams
 from liftax.core.calls import calls
 from liftax.core.filters import DenyList, in_filter
@@ -97,6 +97,8 @@ class Scope:
         self.path = path
         self.reservations: dict[str, set[str | None]] = {}
         self._cols: dict[str, Any] = store.variables if parent is None else {}
+        if store.cached is not None:
+            store.cached.append(self._cols)
         self._counts: dict[str, int] | None = None
 
     # Two scopes at the same place of the same store behave alike.
@@ -193,6 +195,8 @@ class Scope:
         """
         if self.store.dead:
             self._raise_dead()
+        if calls.watch is not self.store.watch:
+            outside.note(self.store, kept=False)
         if name is None:
             name = self.default_name(prefix)
         if not reuse or name not in self.reservations:
@@ -241,6 +245,8 @@ class Scope:
 
     def has_rng(self, name: str) -> bool:
         """Tell whether the rng stream `name` was given."""
+        if calls.watch is not self.store.watch:
+            outside.note(self.store, kept=False)
         return name in self.store.keys
 
     def make_rng(self, name: str = "params") -> PRNGKey:
@@ -257,6 +263,8 @@ class Scope:
         store = self.store
         if store.dead:
             self._raise_dead()
+        if calls.watch is not store.watch:
+            outside.note(store, kept=False)
         key = store.keys.get(name)
         if key is None:
             key = store.keys.get("params")
@@ -274,6 +282,8 @@ class Scope:
 
     def is_mutable_collection(self, col: str) -> bool:
         """Tell whether the collection `col` may be written."""
+        if calls.watch is not self.store.watch:
+            outside.note(self.store, kept=False)
         return self.store.is_mutable(col)
 
     def is_collection_empty(self, col: str) -> bool:
@@ -289,11 +299,14 @@ class Scope:
 
     def collection(self, col: str) -> Mapping[str, Any]:
         """Return what the collection `col` holds here, to be read only: an empty mapping if nothing."""
+        return self._tree(col) if calls.watch is self.store.watch else outside.read(self, col)
+
+    def _tree(self, col: str) -> Mapping[str, Any]:
         tree = self._cols.get(col)
         if tree is None:
             if self.parent is None:
                 return _EMPTY
-            tree = self.parent.collection(col).get(self.name)  # type: ignore[arg-type]
+            tree = self.parent._tree(col).get(self.name)  # type: ignore[arg-type]
             if tree is None:
                 return _EMPTY
             self._cols[col] = tree
@@ -331,6 +344,7 @@ class Scope:
         if not store.is_mutable(col):
             raise refusals.immutable(store, col, name, self.path_text)
         if _compat.trace_state() != store.trace:
+            outside.note(store, kept=False)
             leaking = _compat.unknown(value, store.trace)
             if leaking is not None:
                 within = None if calls.within is store.within else calls.within

@@ -26,6 +26,7 @@ class Store:
         "__weakref__",
         "_mutable",
         "adopted",
+        "cached",
         "counters",
         "created",
         "creates",
@@ -44,6 +45,7 @@ class Store:
         "root_path",
         "trace",
         "variables",
+        "watch",
         "within",
         "written",
     )  # fmt: skip
@@ -59,7 +61,7 @@ class Store:
         known: frozenset[str] = frozenset(),
     ):
         self.variables = variables
-        self.keys = keys
+        self.keys: Mapping[str, Any] = keys
         self.mutable = mutable
         self.flags = flags
         self.owner = owner
@@ -73,13 +75,29 @@ class Store:
         self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
         self.trace = _compat.trace_state()
         self.within = calls.within  # the lifted transform in which it was made
+        self.watch = calls.watch  # the trace in progress that it belongs to
         self.outer: Store | None = None  # for a lifted transform that runs: the store of the scope that it packed
         self.filters: Sequence[Filter] = ()  # those of the transform
         self.creates = True  # variables may be created
         self.guard: Guard | None = None  # of a bound module, which other threads may have hold of
         self.dead = False
+        self.cached: list[dict[str, Any]] | None = None  # what scopes remember of `variables`, if the store will end
         self.rng_base = 0  # how many leading names of a path the keys know already: draws fold the others
         self._mutable: dict[str, bool] = {}
+
+    def end(self) -> None:
+        """Declare the store dead, and let go of all values, which modules and rules may outlive.
+
+        Whoever returns what is in `written` or `created` has hold of it already.
+        """
+        self.dead = True
+        self.known = self.collections()
+        self.keys = dict.fromkeys(self.keys)
+        self.written, self.created, self.outer, self.watch = {}, {}, None, None
+        self.variables.clear()
+        for remembered in self.cached or ():
+            remembered.clear()
+        self.cached = None
 
     def is_mutable(self, col: str) -> bool:
         """Tell whether the collection `col` may be written."""

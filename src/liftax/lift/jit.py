@@ -7,26 +7,24 @@ One call to `jax.jit`, to a function that lives as long as the transformed one, 
 argument is static and stands for the target: two targets are the same to it when they have the same types and fields
 and hold the same kind of state. Variables and keys are arguments. Where the module is does not count: ten equal layers
 are traced once. For that, the module draws its keys from one key a stream, which knows the path already, and what a
-trace does besides state, counting draws and naming submodules, comes out with it as a static output.
+trace does besides state, counting draws and naming submodules, comes out with it as a static output. What a trace looks
+at outside of its target is part of neither, and makes the next call trace anew, with it (`liftax.core.outside`).
 
 Source: `jax.jit`; `flax.linen.jit` for the signature and for how keys are drawn.
 """
 
 import contextlib
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from liftax import _compat, errors
-from liftax.core.filters import DenyList, in_filter
-from liftax.core.pack import is_target
+from liftax.core.filters import in_filter
+from liftax.core.outside import Seen, Watch
 from liftax.core.scope import Scope
-from liftax.core.variable import Variable
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
 from liftax.lift.checkpoint import shifted
+from liftax.lift.recognition import fingerprint, looked_at, static
 from liftax.typing import Filter
 
 
@@ -91,7 +89,7 @@ def jit(
         "variables": variables, "rngs": rngs, "static_argnums": static_argnums, "static_argnames": static_argnames,
         "donate_argnums": donate_argnums, "device": device, "backend": backend,
     }  # fmt: skip
-    made, key = _Made.of(target), _static({**options, "methods": methods}, "an option", {})
+    made, key = _Made.of(target), static({**options, "methods": methods}, "an option", {})
     if key not in made:
         made[key] = class_form(jit, target, methods, **options) if is_class(target) else _compiled(target, **options)
     return made[key]
@@ -127,35 +125,60 @@ def _compiled(
     backend: str | None,
 ) -> Any:
     where = {k: v for k, v in {"device": device, "backend": backend}.items() if v is not None}
+    static_positions = (0, *shifted(_arguments(static_argnums), "jit", by=3))
+    donated = shifted(_arguments(donate_argnums), "jit", by=3)
 
-    def traced(static: "_Static", groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
-        assert static.call is not None, "traced after the call"
-        out, state = static.call.run(groups, keys, args, kwargs)
-        return out, state, static.call.packed.effects()
+    def compiled() -> Any:
+        def traced(static: "_Static", groups: Any, keys: Any, around: Any, *args: Any, **kwargs: Any) -> Any:
+            assert static.call is not None, "traced after the call"
+            with static.watch as watch:
+                watch.give(around)
+                out, state = static.call.run(groups, keys, args, kwargs)
+            return out, state, static.call.packed.effects()
 
-    traced.__name__ = getattr(target, "__name__", "jit")
-    jitted = jax.jit(
-        traced,
-        static_argnums=(0, *shifted(_arguments(static_argnums), "jit", by=2)),
-        static_argnames=static_argnames,
-        donate_argnums=shifted(_arguments(donate_argnums), "jit", by=2),
-        **where,
-    )
+        traced.__name__ = getattr(target, "__name__", "jit")
+        return jax.jit(
+            traced, static_argnums=static_positions, static_argnames=static_argnames, donate_argnums=donated, **where
+        )
+
+    kept = compiled()
+    outside: dict[Any, Seen] = {}  # fingerprint -> what traces looked at, where that is anything
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal kept
         call = _forked(target, mdl, args, kwargs, variables, rngs, "jit")
         packed = call.packed
-        static = _Static(_fingerprint(call))
-        static.call = call
+        own = fingerprint(call)
+        seen = outside.get(own, _NOTHING)
+        looked = looked_at(call, seen) if seen is not _NOTHING and seen.kept else ()
+        once = not seen.kept or looked is None
+        static = _Static((own, looked))
+        static.call, static.watch = call, Watch(packed.roots, seen)
+        around = seen.values(packed.roots)
         try:
-            out, state, effects = jitted(static, packed.groups, packed.keys, *call.args, **call.kwargs)
+            run = compiled() if once else kept
+            out, state, effects = run(static, packed.groups, packed.keys, around, *call.args, **call.kwargs)
         finally:
             static.call = None  # JAX keeps the static argument; it must not keep the variables
+            found, static.watch = static.watch.seen, None
+        if found != seen:  # right for this call, and not to be found again: the next one gives what was read
+            outside[own] = found
+            kept = kept if once else compiled()
         packed.replay_effects(effects)
         packed.commit(state)
         return out
 
     return function_form(called, target, "jit")
+
+
+class _Static(tuple[Any, ...]):
+    """The target of one call, to `jax.jit`: its fingerprint, equal to another one if the trace would be the same."""
+
+    call: Call | None
+    watch: Any
+
+
+_NOTHING = Seen()
 
 
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
@@ -215,108 +238,3 @@ def _forked(
 
 def _arguments(argnums: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(i for i in ((argnums,) if isinstance(argnums, int) else argnums) if i != 0)  # the module is static
-
-
-# --- recognizing a target again --------------------------------------------------------------------------------------
-
-
-class _Static(tuple[Any, ...]):
-    """The target of one call, to `jax.jit`: its fingerprint, equal to another one if the trace would be the same."""
-
-    call: Call | None
-
-
-class _ById:
-    """An array in a field: equal to itself alone, and kept alive so that its id stays its own."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self.value is other.value
-
-
-def _moved(root: Any) -> tuple[Any, ...]:
-    """Where draws below `root` fold other names than those of their path, relative to `root`."""
-    n, base = len(root.path), len(root.rng_path)
-    return tuple((at[n:], names[base:]) for at, names in root.store.moved.items() if at[:n] == root.path)
-
-
-def _fingerprint(call: Call) -> Any:
-    packed = call.packed
-    scopes = []
-    for root, mutable, counters in zip(packed.roots, packed.inner_mutable, packed.counters, strict=True):
-        flags, moved = root.store.flags, root.store.moved
-        drawn = sorted([(path[len(root.path) :], *sorted(n.items())) for path, n in counters.items() if n])
-        scopes.append((_static(flags, "flags", {}) if flags else None, _moved(root) if moved else None,
-                       _frozen_filter(mutable), *drawn))  # fmt: skip
-    seen: dict[int, int] = {}
-    parts = []
-    for row in packed.parts:
-        for module, _, index, below in row:
-            parts.append((index, below, None if module is None else _static(module, type(module).__name__, seen)))
-    taken = tuple([(i, _taken(x, seen)) for i, x in call.taken.items()])
-    frame = packed.frame
-    return packed.view, tuple(scopes), tuple(parts), taken, frame.capture, frame.interceptors
-
-
-def _taken(x: Any, seen: dict[int, int]) -> Any:
-    return (x.collection, x.name, x.unbox) if isinstance(x, Variable) else _static(x, "argument", seen)
-
-
-def _frozen_filter(filter_: Any) -> Any:
-    if isinstance(filter_, DenyList):
-        return DenyList(_frozen_filter(filter_.deny))
-    return filter_ if isinstance(filter_, bool | str) else frozenset(filter_)
-
-
-_PLAIN = frozenset({type(None), bool, int, str, bytes, type, types.FunctionType, types.BuiltinFunctionType})
-
-
-def _static(x: Any, where: str, seen: dict[int, int]) -> Any:
-    """Return a hashable value that is equal for values to which a trace is the same."""
-    if type(x) in _PLAIN:
-        return type(x), x
-    if isinstance(x, float | complex):
-        return type(x), repr(x)  # 0.0 equals -0.0
-    if isinstance(x, str | int | bytes | type):
-        return type(x), x
-    if isinstance(x, np.generic):
-        return "number", x.dtype.str, x.tobytes()
-    if isinstance(x, Scope):
-        return "scope"
-    if is_target(x):
-        if id(x) in seen:
-            return type(x), seen[id(x)]
-        seen[id(x)] = len(seen)
-        return type(x), tuple([(name, _static(value, f"{where}.{name}", seen)) for name, value in x.lift_static()])
-    if isinstance(x, Mapping):
-        return type(x), tuple((k, _static(v, f"{where}[{k!r}]", seen)) for k, v in x.items())
-    if isinstance(x, list | tuple):
-        return type(x), tuple(_static(v, f"{where}[{i}]", seen) for i, v in enumerate(x))
-    if isinstance(x, set | frozenset):
-        return type(x), frozenset(_static(v, where, seen) for v in x)
-    if isinstance(x, np.ndarray):
-        return "array", _ById(x), x.dtype.str, x.tobytes()  # its content may change, also in a trace that holds it
-    if _compat.is_tracer(x):
-        raise errors.StaticValueError(
-            f"jit: {where} is a tracer: the module was made inside a JAX transform with a traced value as a field. "
-            "Hand the value to the method as an argument, so that it can be traced."
-        )
-    if isinstance(x, jax.Array):
-        return _ById(x)
-    if isinstance(x, Variable):
-        return x.collection, x.name, x.unbox
-    try:
-        hash(x)
-    except TypeError as error:
-        raise errors.StaticValueError(
-            f"jit: {where} holds a {type(x).__name__}, which can't be hashed, so the compiled function can't be found "
-            "again. Use an immutable value (a tuple, a frozen dataclass) in the field."
-        ) from error
-    return type(x), x

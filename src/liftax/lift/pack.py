@@ -119,14 +119,14 @@ class _Runs:
         roots: list[Scope] = [None] * len(packed.roots)  # type: ignore[list-item]
         for scope, (index, _) in zip(leaves, self._places, strict=True):
             roots[index] = scope.root
-        packed.end(roots)
-        packed.counters = tuple(counters for _, counters in packed.after)  # the next run draws other keys
-        for known, (drawn, _) in zip(self._drawn, packed.after, strict=True):
-            known.update(drawn)
         groups = [
             filters.group({c: t for c, t in root.store.variables.items() if root.store.is_mutable(c)}, self._out_of)
             for root in roots
         ]
+        packed.end(roots)
+        packed.counters = tuple(counters for _, counters in packed.after)  # the next run draws other keys
+        for known, (drawn, _) in zip(self._drawn, packed.after, strict=True):
+            known.update(drawn)
         return tuple(zip(*groups, strict=True))
 
     def publish(self, groups: Any) -> None:

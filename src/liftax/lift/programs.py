@@ -62,7 +62,7 @@ def worked_out_once(
         return out
 
     traced = jax.make_jaxpr(flat)(*leaves)
-    program = _found_again(traced.jaxpr, name, transform, options)
+    program = _found_again(_compat.without_consts(traced), name, transform, options)
     run = program.jitted if _compat.staging() else program.run  # one equation after the other where values are known
     return structures[0].unflatten(run(traced.consts, *leaves))
 

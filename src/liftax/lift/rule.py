@@ -105,7 +105,14 @@ class RuleCall:
             self.created = self.run(self.fn, *self.operands)[1].created
         self.packed.after = self._after  # keys count as drawn by fn, whoever differentiates
         self.packed.commit(State(written, self.created))
+        self._let_go()
         return out
+
+    def _let_go(self) -> None:
+        """Drop the operands: JAX keeps the rule for as long as the program, and hands it operands when it runs it."""
+        none = tuple({} for _ in self.packed.roots)
+        self.diff, self.constants, self.closure, self.created = (), [], [], none
+        self.packed.groups, self.packed.keys, self.packed.included = (none, none), none, none
 
     def run(
         self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()

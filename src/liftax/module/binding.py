@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from liftax import errors
+from liftax.core import outside
 from liftax.core.calls import calls
 from liftax.core.scope import Scope
 from liftax.module.attrs import ATOMIC, map_modules, modules_in
@@ -58,10 +59,27 @@ class _Parent:
         if module is None:
             return self
         ref = module.__dict__.get("_parent")
-        return ref() if isinstance(ref, weakref.ref) else ref
+        parent = ref() if isinstance(ref, weakref.ref) else ref
+        if calls.watch is not None and isinstance(parent, Binding) and parent.scope is not None:
+            outside.note(parent.scope.store, around=True)
+        return parent
 
     def __set__(self, module: Any, parent: Any) -> None:
         module.__dict__["_parent"] = weakref.ref(parent) if isinstance(parent, Binding) else parent
+
+
+class _Name:
+    """The name of a module. Most traces do not depend on it: who reads it says so (see `liftax.core.outside`)."""
+
+    def __get__(self, module: Any, cls: type) -> Any:
+        if module is None:
+            return None  # the default of the field
+        if calls.watch is not None:
+            outside.note_names()
+        return module.__dict__.get("name")
+
+    def __set__(self, module: Any, name: str | None) -> None:
+        module.__dict__["name"] = name
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
@@ -70,7 +88,7 @@ class Binding:
 
     scope: Any = None
     parent: Any = _Parent()
-    name: str | None = None
+    name: Any = _Name()
     field_names: ClassVar[tuple[str, ...]] = ()
     preserve_adopted_names: ClassVar[bool] = False  # True: modules given as fields keep the names that they have
     _state: Any = None
@@ -90,7 +108,7 @@ class Binding:
             return
         if isinstance(parent, Binding):
             theirs = parent._state
-            if theirs.in_setup and self.name is None:
+            if theirs.in_setup and own["name"] is None:
                 return  # bound when setup assigns it to an attribute, which names it
             if theirs.bound and not theirs.in_setup and not theirs.in_compact:
                 cls = type(self).__name__
@@ -99,7 +117,7 @@ class Binding:
                     f"in setup (self.layer = {cls}(…)) or in a @compact method; made outside of the module, they are "
                     f"passed in as fields, or stay unbound with parent=None."
                 )
-            if self.name is None:
+            if own["name"] is None:
                 prefix = type(self).__name__
                 number = theirs.names.get(prefix, 0)
                 theirs.names[prefix] = number + 1
@@ -109,7 +127,7 @@ class Binding:
                     f"{type(self).__name__} was made inside {type(parent).__name__}, which is not bound. Run it "
                     "through init or apply."
                 )
-            own["scope"] = parent.scope.push(self.name)
+            own["scope"] = parent.scope.push(own["name"])
             theirs.children[own["name"]] = self
         elif isinstance(parent, Scope):
             own["scope"] = parent
@@ -130,19 +148,20 @@ class Binding:
         fresh: list[Binding] = []
 
         def adopt(suffix: str, module: "Binding") -> "Binding":
-            if module.parent is None and module.scope is None:  # from outside: bind a copy, one for all who hold it
+            theirs = module.__dict__
+            if theirs.get("_parent") is None and module.scope is None:  # from outside: one copy for all who hold it
                 store = self.scope.store
                 if store.adopted is None:
                     store.adopted = weakref.WeakValueDictionary()
                 copy = store.adopted.get(id(module))
                 if copy is None or copy.__dict__["_template"] is not module:
-                    copy = module.clone(name=module.name if self.preserve_adopted_names else None)
+                    copy = module.clone(name=theirs["name"] if self.preserve_adopted_names else None)
                     copy.__dict__["_template"] = module
                     store.adopted[id(module)] = copy
-                module = copy
-            if module.name is None or (module.parent is None and module.scope is None):
-                module.__dict__["_parent"] = weakref.ref(self)
-                module.__dict__["name"] = module.name or f"{name}{suffix}"
+                module, theirs = copy, copy.__dict__
+            if theirs["name"] is None or (theirs.get("_parent") is None and module.scope is None):
+                theirs["_parent"] = weakref.ref(self)
+                theirs["name"] = theirs["name"] or f"{name}{suffix}"
                 fresh.append(module)
             return module
 
@@ -215,15 +234,16 @@ class Binding:
             parent: a Module or a Scope to bind it to.
             **updates: fields to change.
         """
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
-        fields.update(parent=parent, **updates)
+        names = [f.name for f in dataclasses.fields(self) if f.init and f.name not in ("parent", "name")]  # type: ignore[arg-type]
+        fields = {name: getattr(self, name) for name in names}
+        fields.update({"name": self.__dict__.get("name"), "parent": parent, **updates})
         if _deep_clone is not False:
             memo: dict[int, Any] = {} if _deep_clone is True else _deep_clone
-            names = {"name": None} if _reset_names else {}
+            unnamed = {"name": None} if _reset_names else {}
 
             def copy(_: str, module: "Binding") -> "Binding":
                 if id(module) not in memo:
-                    memo[id(module)] = module.clone(_deep_clone=memo, _reset_names=_reset_names, **names)
+                    memo[id(module)] = module.clone(_deep_clone=memo, _reset_names=_reset_names, **unnamed)
                 return memo[id(module)]
 
             for name in self.field_names:
@@ -261,6 +281,14 @@ class Binding:
         if state.in_setup or state.in_compact or state.names:
             static.append(("its making", (state.in_setup, state.in_compact, state.names)))
         return static
+
+    def lift_around(self) -> Sequence[tuple[str | None, Any, dict[str, Any]]]:
+        """Return the modules that this one lies in, the nearest first: name, module, and what its `setup` made."""
+        found, module = [], self.parent
+        while isinstance(module, Binding):
+            found.append((module.name, module, {name: module.__dict__.get(name) for name in module._state.made}))
+            module = module.parent
+        return found
 
     def lift_install(self, snapshot: dict[str, Any], scope: Scope) -> dict[str, Any]:
         """Take on `snapshot`, bound to `scope`; return what was before."""

@@ -46,7 +46,7 @@ def make_dataclass(cls: Any, kw_only: bool) -> None:
     cls.name = dataclasses.field(default=None, kw_only=True)
     own_hash = "__hash__" in cls.__dict__
     dataclasses.dataclass(repr=False, unsafe_hash=not own_hash, kw_only=kw_only)(cls)
-    del cls.parent  # leave the property of the base class in charge
+    del cls.parent, cls.name  # leave the descriptors of the base class in charge
     if not own_hash:
         cls.__hash__ = _unbound_only(cls.__hash__)
     cls.field_names = tuple(f.name for f in dataclasses.fields(cls) if f.init and f.name not in ("parent", "name"))

@@ -98,7 +98,7 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
         frame = calls.top
         calls.top = Frame(self, frame.capture, frame.interceptors)
         try:
-            label = (self.name or type(self).__name__) + suffix
+            label = (self.__dict__.get("name") or type(self).__name__) + suffix
             with jax.named_scope(label) if calls.named else contextlib.nullcontext():
                 if frame.interceptors:
                     out = through(frame.interceptors, fun, self, name, args, kwargs)

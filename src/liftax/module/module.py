@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from liftax import core, errors
+from liftax.core import outside
 from liftax.core.calls import Guard, calls
 from liftax.core.pack import is_target
 from liftax.core.scope import Scope
@@ -201,7 +202,10 @@ class Module(Binding, Summarized):
     @property
     def path(self) -> Path:
         """The names from the root module down to this one."""
-        return self._bound("path").path
+        scope = self._bound("path")
+        if calls.watch is not None:
+            outside.note_names()
+        return scope.path
 
     @property
     def variables(self) -> dict[str, Any]:

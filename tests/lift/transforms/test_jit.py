@@ -19,7 +19,7 @@ def layer(traces):
         @nn.jit
         @nn.compact
         def __call__(self, x):
-            traces.append(self.path)
+            traces.append(self.width)
             n = self.variable("state", "n", lambda: jnp.zeros(()))
             n.value = n.value + 1
             noise = jax.random.normal(self.make_rng("noise"), ())
