@@ -73,3 +73,27 @@ def test_lifted_custom_vjp_on_the_way(solver):
     variables = Layer(True).init(jax.random.key(0), B)
     got, want = (jax.jit(jax.grad(Layer(r).apply, (0, 1)))(variables, B) for r in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+
+
+def scaled(w):
+    """Return a function with a rule that holds the array `w`, as rules of third parties hold their tables."""
+    f = jax.custom_vjp(lambda z: jnp.tanh(z) * w)
+    f.defvjp(lambda z: jax.vjp(lambda z: jnp.tanh(z) * w, z), lambda pull, ct: pull(ct))
+    return f
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "root"])
+@pytest.mark.parametrize("traced", [False, True])
+def test_rule_may_hold_an_array(solver, traced):
+    def slope(w):
+        def loss(x):
+            f = scaled(w)
+            if solver == "fixed_point":
+                return lx.fixed_point(lambda z, x: 0.1 * f(z) + x, jnp.zeros_like(x), x)[0].sum()
+            return lx.root(lambda z, x: z - 0.1 * f(z) - x, jnp.zeros_like(x), x)[0].sum()
+
+        return jax.grad(loss)(jnp.array([1.0, 2.0, 3.0]))
+
+    w = np.array([0.5, 1.0, 1.5], np.float32)
+    got = jax.jit(slope)(w) if traced else slope(w)
+    np.testing.assert_allclose(got, [1.0201783, 1.0058906, 1.0011001], rtol=1e-5)  # 60 unrolled steps

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from liftax import _compat
 from liftax.ad.implicit.iteration import SolveInfo, Stop, iterate
@@ -91,22 +92,35 @@ def _solution_backwards(
         return solve(lambda x: g(consts, x), x0)
 
     def forward(consts: Any, x0: Any) -> Any:
+        # A rule of a custom_vjp can't be differentiated in what it closes over: a constant counts only where it varies.
+        moving = [c.value if c.perturbed else None for c in consts]
+        fixed = [None if c.perturbed else c.value for c in consts]
+        consts, x0 = custom_vjp_primal_tree_values((consts, x0))
         x, info = solved(consts, x0)
-        return (x, info), (consts, x)
+        return (x, info), (moving, fixed, x)
 
     def backward(residuals: Any, out_ct: Any) -> Any:
-        consts, x = residuals
-        _, pull = jax.vjp(lambda x: g(consts, x), x)
+        moving, fixed, x = residuals
+        u = jax.tree.map(_dense, out_ct[0], is_leaf=lambda ct: isinstance(ct, SymbolicZero))
+
+        def of(moving: Any, x: Any) -> Any:
+            return g([b if a is None else a for a, b in zip(moving, fixed, strict=True)], x)
+
+        _, pull = jax.vjp(lambda x: of(moving, x), x)
         try:
-            w = invert(lambda w: pull(w)[0], jax.tree.map(jnp.negative, out_ct[0]))
+            w = invert(lambda w: pull(w)[0], jax.tree.map(jnp.negative, u))
         except (NotImplementedError, AssertionError) as error:  # what JAX says of a step that is not linear
             raise CustomRuleError(
                 f"{what}: the backward rule of a custom_vjp in the function is not linear in its cotangent (it clips "
                 "it, or takes its sign), so there is no implicit derivative. Apply the rule to the solution instead: "
                 "outside of the function."
             ) from error
-        _, pull = jax.vjp(lambda consts: g(consts, x), consts)
-        return (*pull(w), jax.tree.map(jnp.zeros_like, x))
+        _, pull = jax.vjp(lambda moving: of(moving, x), moving)
+        return (*pull(w), None)
 
-    solved.defvjp(forward, backward)
+    solved.defvjp(forward, backward, symbolic_zeros=True)
     return solved(consts, x0)
+
+
+def _dense(ct: Any) -> Any:
+    return jnp.zeros(ct.shape, ct.dtype) if isinstance(ct, SymbolicZero) else ct
