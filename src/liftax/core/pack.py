@@ -105,8 +105,8 @@ class Packed:
     """A target taken apart. Made by `unbind`; see the module's docstring."""
 
     __slots__ = (
-        "after", "counters", "creates", "filters", "frame", "groups", "included", "inner_mutable", "keys", "leaves",
-        "name", "names", "parts", "replay", "rng_bases", "roots", "view",
+        "after", "compiled", "counters", "creates", "filters", "frame", "groups", "included", "inner_mutable", "keys",
+        "leaves", "name", "names", "parts", "replay", "rng_bases", "roots", "view",
     )  # fmt: skip
 
     roots: tuple[Scope, ...]
@@ -139,6 +139,7 @@ class Packed:
         store.rng_base = self.rng_bases[i]
         store.moved = outer.store.moved
         store.outer, store.filters, store.creates = outer.store, self.filters, self.creates
+        store.compiled = self.compiled
         store.guard = outer.store.guard
         store.cached = []
         return Scope.of(store, None, outer.name, outer.path)
@@ -321,6 +322,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
     packed = Packed()
     packed.name = name
     packed.filters, packed.creates = groups, True
+    packed.compiled = any(scope.store.compiled for scope in roots)
     packed.leaves = leaves
     packed.roots = roots
     top = calls.top

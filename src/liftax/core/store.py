@@ -27,6 +27,7 @@ class Store:
         "_mutable",
         "adopted",
         "cached",
+        "compiled",
         "counters",
         "created",
         "creates",
@@ -79,6 +80,7 @@ class Store:
         self.outer: Store | None = None  # for a lifted transform that runs: the store of the scope that it packed
         self.filters: Sequence[Filter] = ()  # those of the transform
         self.creates = True  # variables may be created
+        self.compiled = False  # its state leaves a function that is compiled by itself
         self.guard: Guard | None = None  # of a bound module, which other threads may have hold of
         self.dead = False
         self.cached: list[dict[str, Any]] | None = None  # what scopes remember of `variables`, if the store will end

@@ -156,7 +156,7 @@ def _checked(call: RuleCall, out: Any, out_t: Any) -> Any:
 def _given(call: RuleCall, written: Sequence[dict[Any, Any]], given: Any) -> Any:
     """Return the tangents that a rule gave for the state, for all that was written."""
     whole = f"{call.what} at {call.where}: the state_tangent that jvp_fn returns"
-    roots = call.packed.view.disassemble({} if given is None else given, whole, errors.TangentError)
+    roots = call.packed.view.disassemble(given, whole, errors.TangentError)
     rule = Rule(whole, "tangent", call.where, errors.TangentError, missing_is_zero=True)
     tangents = []
     for flat, root in zip(written, roots, strict=True):
@@ -174,7 +174,7 @@ def _untold(call: RuleCall, written: Sequence[dict[Any, Any]], tangents: Any) ->
         if not jnp.issubdtype(type_of(x).dtype, jnp.inexact):
             return zero(x)
         like = jnp.broadcast_to(source.astype(type_of(x).dtype), jnp.shape(x))
-        return _untold_p.bind(like, jnp.zeros(()), name=name)
+        return _untold_p.bind(like, jnp.zeros(()), name=name, leaves=call.packed.compiled)
 
     found = []
     for flat, scope in zip(written, call.packed.roots, strict=True):
@@ -192,15 +192,17 @@ def _text(name: str, how: str) -> str:
     )
 
 
-def _run(x: Any, _: Any, *, name: str) -> Any:
+def _run(x: Any, _: Any, *, name: str, leaves: bool) -> Any:
     return _compat.refused(x, errors.StateCotangentError(_text(name, "its tangent is used")))
 
 
-def _lower(x: Any, _: Any, *, name: str) -> Any:
+def _lower(x: Any, _: Any, *, name: str, leaves: bool) -> Any:
+    if leaves:  # the compiled function returns it, and whether it is used shows outside: it is no number there
+        return jnp.full_like(x, jnp.nan)
     raise errors.StateCotangentError(_text(name, "a compiled program asks for its tangent"))
 
 
-def _transpose(ct: Any, _: Any, *, name: str) -> Any:
+def _transpose(ct: Any, _: Any, *, name: str, leaves: bool) -> Any:
     known, text = _compat.known_zero(ct), _text(name, "a cotangent flows back into it")
     if known is False:
         raise errors.StateCotangentError(text)

@@ -148,6 +148,7 @@ def _compiled(
         nonlocal kept
         call = _forked(target, mdl, args, kwargs, variables, rngs, "jit")
         packed = call.packed
+        packed.compiled = True
         own = fingerprint(call)
         seen = outside.get(own, _NOTHING)
         looked = looked_at(call, seen) if seen is not _NOTHING and seen.kept else ()

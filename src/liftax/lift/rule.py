@@ -91,18 +91,12 @@ class RuleCall:
         Args:
             with_rule: makes that function of `primal`.
         """
-        try:
-            result = with_rule(self.primal)(*self.operands)
-        except errors.DroppedGradientError:
-            result = None
-        if result is None:
-            nondiff, kwargs, _ = self.rebuild(self.constants)
-            self._keep(nondiff, kwargs, _traced_fields(self.packed))
-            run, self.closure = _compat.closed(self.primal, *self.operands)
-            result = with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
+        result = self._result(with_rule)
+        if self._creates:
+            self.include_created()
+            self.seen, self.closure = None, []
+            result = self._result(with_rule)
         out, written = result
-        if self._creates and not any(self.created):  # a loop around the call asks for the values to start with
-            self.created = self.run(self.fn, *self.operands)[1].created
         self.packed.after = self._after  # keys count as drawn by fn, whoever differentiates
         self.packed.commit(State(written, self.created))
         self._let_go()
@@ -113,6 +107,16 @@ class RuleCall:
         none = tuple({} for _ in self.packed.roots)
         self.diff, self.constants, self.closure, self.created = (), [], [], none
         self.packed.groups, self.packed.keys, self.packed.included = (none, none), none, none
+
+    def _result(self, with_rule: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+        try:
+            return with_rule(self.primal)(*self.operands)
+        except errors.DroppedGradientError:
+            pass
+        nondiff, kwargs, _ = self.rebuild(self.constants)
+        self._keep(nondiff, kwargs, _traced_fields(self.packed))
+        run, self.closure = _compat.closed(self.primal, *self.operands)
+        return with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
 
     def run(
         self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()
@@ -168,12 +172,22 @@ class RuleCall:
             self.refuse_foreign(_compat.closed(self.primal, *operands)[1])
 
     def create(self) -> None:
-        """Create what the rule gives derivatives of and what does not exist yet, in a run of its own."""
-        packed = self.packed
-        if any(scope.store.is_mutable(col) for scope in packed.roots for col in _maybe_new(self.grad_vars, scope)):
-            _, first = self.run(self.fn, *self.operands)
-            packed.include(first, self.grad_vars)
-            self.created = first.created
+        """Create what does not exist yet, if the rule gives derivatives of it."""
+        roots = self.packed.roots
+        if any(scope.store.is_mutable(col) for scope in roots for col in _maybe_new(self.grad_vars, scope)):
+            self.include_created()
+
+    def include_created(self) -> None:
+        """Create all that does not exist yet in a run of its own, outside of the rule.
+
+        It is an operand then, as in `apply`. Had the function with the rule created it, it would be an output, into
+        which a cotangent flows wherever it is read later, and which depends on all operands to those who look from
+        outside.
+        """
+        _, first = self.run(self.fn, *self.operands)
+        self.packed.include(first, self.grad_vars)
+        self.packed.include(first, filters.subtract(True, self.grad_vars), index=1)
+        self.created = first.created
 
     def refuse_constants(self, perturbed: Sequence[bool], closure: Sequence[bool]) -> None:
         """Raise `DroppedGradientError` if a constant, or what `fn` closes over, is being differentiated."""
