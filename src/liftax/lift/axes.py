@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
@@ -134,7 +135,7 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
     Args:
         given: what the user said, or None.
         axes: a prefix of `values`, with an axis, or `unmapped`, for each subtree.
-        values: the arguments.
+        values: groups of variables, and the arguments.
         unmapped: what stands for no axis.
         name: the transform that speaks.
         argument: its argument that gives the size.
@@ -164,7 +165,7 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
     except errors.LiftaxError:
         raise
     except ValueError as error:
-        _explain_in_axes(*((axes, values) if name == "scan" else (axes[1], values[1])), name, error)
+        _explain_in_axes(axes[1], values[1], name, error)
         raise
     if given is not None:
         sizes.setdefault(given, argument)
@@ -199,14 +200,56 @@ def _explain_in_axes(in_axes: Any, args: tuple[Any, ...], name: str, error: Valu
             ) from error
 
 
+def as_arrays(axes: Any, values: Any) -> Any:
+    """Return `values` with arrays of JAX in the place of mapped ones of NumPy.
+
+    JAX takes those for what they are where `vmap` meets a rule of a custom derivative under a trace, and fails.
+    """
+    if not any(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(values)):
+        return values
+
+    def convert(axis: Any, tree: Any) -> Any:
+        if axis is None:
+            return tree
+        return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray | np.generic) else x, tree)
+
+    return jax.tree.map(convert, axes, values, is_leaf=lambda x: x is None)
+
+
+def check_state_axes(states: Sequence[State], axes: Sequence[Axis], packed: Packed, name: str) -> None:
+    """Raise `MappedAxisError` if a variable that was written can't have the axis along which it is to be stacked."""
+    for state, axis in zip(states, axes, strict=True):
+        for root, written in zip(packed.roots, state.written, strict=True):
+            for key, value in written.items() if axis.out is not None else ():
+                _check_stackable(axis.out, value, f"the variable {'/'.join(key)} at {root.path_text}", name)
+
+
+def _check_stackable(axis: int, value: Any, what: str, name: str) -> None:
+    """Raise `MappedAxisError` unless each array in `value`, that of one place on the axis, can have the axis."""
+    for path, x in jax.tree_util.tree_leaves_with_path(value):
+        rank = np.ndim(x) + 1
+        if not -rank <= axis < rank:
+            raise errors.MappedAxisError(
+                f"{name}: {what}{jax.tree_util.keystr(path)} has shape {np.shape(x)} inside, so that with the axis it "
+                f"has {rank} ax{'i' if rank == 1 else 'e'}s, and axis {axis} is none of them. Give an axis from "
+                f"{-rank} to {rank - 1}."
+            )
+
+
 def check_out_axes(out_axes: Any, out: Any, name: str) -> None:
-    """Raise `MappedAxisError` unless `out_axes` is built like the output of a function."""
+    """Raise `MappedAxisError` unless `out_axes` is built like the output of a function, and its axes can be."""
     if not isinstance(out_axes, int) and not _is_prefix(out_axes, out):
         what = "y in the output (carry, y)" if name == "scan" else "the output"
         raise errors.MappedAxisError(
             f"{name}: out_axes={out_axes!r} is not built like {what} of the function, {describe(out)}. Give one "
             "axis for all of it, or a tree of axes that is built like it."
         )
+
+    def look(axis: Any, tree: Any) -> None:
+        if isinstance(axis, int):
+            _check_stackable(axis, tree, "y in the output" if name == "scan" else "the output", name)
+
+    jax.tree.map(look, out_axes, out, is_leaf=lambda x: x is None)
 
 
 def _is_prefix(axes: Any, tree: Any) -> bool:
@@ -218,9 +261,8 @@ def _is_prefix(axes: Any, tree: Any) -> bool:
 
 
 def _value(path: Any, name: str) -> str:
-    """Say what a value is by its path in what is mapped: arguments, or in `vmap` groups of variables and arguments."""
-    if name == "scan":
-        return f"argument {path[0].idx + 1}{jax.tree_util.keystr(path[1:])}"  # the carry is argument 0
+    """Say what a value is by its path in what is mapped: groups of variables, and arguments."""
     if path[0].idx == 1:
-        return f"argument {path[1].idx}{jax.tree_util.keystr(path[2:])}"
+        first = 1 if name == "scan" else 0  # the carry of a scan is argument 0
+        return f"argument {path[1].idx + first}{jax.tree_util.keystr(path[2:])}"
     return f"the variable {jax.tree_util.keystr(path[3:], simple=True, separator='/')}"

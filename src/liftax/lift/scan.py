@@ -27,7 +27,17 @@ from liftax.ad.checks import demand_pair
 from liftax.core import filters
 from liftax.core.pack import State
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
-from liftax.lift.axes import axes_of, axis_size, check_out_axes, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.axes import (
+    axes_of,
+    axis_size,
+    check_out_axes,
+    check_state_axes,
+    close_ways,
+    grouped,
+    stacked,
+    ungrouped,
+    unstacked,
+)
 from liftax.lift.checks import explain_carry
 from liftax.lift.nested import get, has, updated
 from liftax.lift.programs import worked_out_once
@@ -93,7 +103,8 @@ def scan(
         `scanned(mdl, carry, *xs)` that returns `(carry, ys)`. Keyword arguments reach `fn` as they are.
 
     Raises:
-        MappedAxisError: The scanned axes are of several sizes, or of none.
+        MappedAxisError: The scanned axes, of arguments and variables, are of several sizes, or of none; an array has
+            no such axis.
         ControlFlowError: A step creates a variable that the loop can't carry, or the value of a broadcast variable or
             output depends on the step, or the carry changes its type.
         AuxError: `fn` returns no pair.
@@ -130,10 +141,11 @@ def scan(
         where = packed.roots[0].path_text
         close_ways(packed, axes, 2)
         init, *whole = call.args
-        steps = axis_size(length, in_axes, tuple(whole), broadcast, "scan", "length")
+        scanned = unstacked(packed.groups[2:], axes, metadata_params)
+        into = tuple(a.into for a in axes)
+        steps = axis_size(length, (into, in_axes), (scanned, tuple(whole)), broadcast, "scan", "length")
         split, shared = split_keys(call, split_rngs)
         split = jax.tree.map(lambda key: jax.random.split(key, steps), split)
-        scanned = unstacked(packed.groups[2:], axes, metadata_params)
         scanned = tuple(_front(a.into, group) for a, group in zip(axes, scanned, strict=True))
         slices = jax.tree.map(lambda axis, x: () if axis is broadcast else _front(axis, x), in_axes, tuple(whole))
         xs_all = (scanned, split, slices)
@@ -148,7 +160,9 @@ def scan(
             out, state = call.run(groups, joined(*keys), (c, *args), call.kwargs)
             c, y = demand_pair(out, "scan", pair="(carry, y)", why="a loop", remedy="return (carry, None)")
             check_out_axes(out_axes, y, "scan")
-            return c, y, grouped(state, groups_of)
+            states = grouped(state, groups_of)
+            check_state_axes(states[2:], axes, packed, "scan")
+            return c, y, states
 
         def before(known: Any, unknown: Any) -> Any:
             _, y, states = step(*known, *unknown)

@@ -15,7 +15,17 @@ import jax
 
 from liftax import errors
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
-from liftax.lift.axes import axes_of, check_out_axes, close_ways, grouped, stacked, ungrouped, unstacked
+from liftax.lift.axes import (
+    as_arrays,
+    axes_of,
+    check_out_axes,
+    check_state_axes,
+    close_ways,
+    grouped,
+    stacked,
+    ungrouped,
+    unstacked,
+)
 from liftax.lift.axes import axis_size as size_of
 from liftax.typing import AxisName, Filter
 
@@ -55,7 +65,8 @@ def vmap(
         `mapped(mdl, *args)`. Keyword arguments reach `fn` as they are.
 
     Raises:
-        MappedAxisError: Axes are of several sizes, or of none; a variable whose axis is None differs along the axis.
+        MappedAxisError: Axes are of several sizes, or of none; an array has no such axis; a variable whose axis is None
+            differs along the axis.
         TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
             `checkpoint`.
 
@@ -89,6 +100,7 @@ def vmap(
         groups = unstacked(packed.groups, axes, metadata_params)
         into = tuple(a.into for a in axes)
         size = size_of(axis_size, (into, args_axes), (groups, call.args), None, "vmap", "axis_size")
+        groups, args = as_arrays((into, args_axes), (groups, call.args))
         split, shared = split_keys(call, split_rngs)
         split = jax.tree.map(lambda key: jax.random.split(key, size), split)
         kept: list[str] = []
@@ -97,6 +109,7 @@ def vmap(
             out, state = call.run(groups, joined(split, shared), args, call.kwargs)
             check_out_axes(out_axes, out, "vmap")
             states = grouped(state, filters)
+            check_state_axes(states, axes, packed, "vmap")
             for a, s in zip(axes, states, strict=True):
                 kept.extend("/".join(key) for written in s.written for key in written if a.out is None)
             return out, states
@@ -110,7 +123,7 @@ def vmap(
             spmd_axis_name=spmd_axis_name,
         )
         try:
-            out, states = mapped(groups, split, shared, call.args)
+            out, states = mapped(groups, split, shared, args)
         except ValueError as error:
             if kept and "out_axes" in str(error) and not any(a is None for a in _leaves(out_axes)):
                 raise errors.MappedAxisError(
