@@ -307,3 +307,66 @@ def test_cotangents_add_up_in_refs_shaped_like_the_target():
     for _ in range(2):
         vjp_fn.with_refs(*refs)(y)
     jax.tree.map(lambda ref, ct: np.testing.assert_allclose(ref[...], 2 * ct, rtol=1e-6), refs, cotangents)
+
+
+class Cache(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        c = self.variable("cache", "v", jnp.ones, (3,))
+        y = x + c.value
+        if self.is_mutable_collection("cache"):
+            c.value = jnp.sin(x)
+        return y
+
+
+@pytest.mark.parametrize("nothing", [None, {}, "each"])
+@pytest.mark.parametrize("how", ["vjp", "linearize", "jvp", "hvp", "custom_jvp"])
+def test_no_value_for_the_variables_of_a_tree_of_modules(how, nothing):
+    """What is left out is zero, for one module and for several."""
+    x = jnp.array([1.0, 2.0, 3.0])
+
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mdls, both = (Cache(), Cache()), lambda mdls, x: mdls[1](mdls[0](x))
+            none = (None, {}) if nothing == "each" else nothing
+            if how == "vjp":
+                _, vjp_fn = nn.vjp(both, mdls, x, state_cotangents=True)
+                return vjp_fn(x, *([none] if nothing else []))[1]
+            if how == "linearize":
+                return nn.linearize(both, mdls, x, wrt="cache")[1](none, x)
+            if how == "jvp":
+                return nn.jvp(both, mdls, (x,), (x,), variable_tangents=none)[1]
+            if how == "hvp":
+                half = lambda mdls, x: jnp.sum(both(mdls, x) ** 2) / 2
+                return nn.hvp(half, mdls, (x,), (x,), variable_tangents=none, wrt="cache")[1][-1]
+            rule = lambda mdls, p, t, v: (both(mdls, *p), (t[0], none))
+            return nn.custom_jvp(both, rule, state_tangents=True)(mdls, x)
+
+    run = lambda x: Both().apply({"cache": {"Cache_0": {"v": x}, "Cache_1": {"v": x}}}, x, mutable=["cache"])[0]
+    got = jax.jvp(run, (x,), (x,))[1] if how == "custom_jvp" else run(x)
+    np.testing.assert_array_equal(got, x)
+
+
+@pytest.mark.parametrize("transform", [nn.vjp, nn.value_and_grad])
+def test_init_outside_of_the_axis_that_cotangents_are_summed_over(transform):
+    """It passes the name over, as BatchNorm does its own; inside of the axis, and in apply, it counts."""
+
+    class Slope(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            fn = lambda mdl, x: mdl(x).sum()
+            _, found = transform(fn, nn.Dense(1), x, reduce_axes="batch", vjp_variables="params")
+            return found(1.0)[0] if transform is nn.vjp else found[0]
+
+    model, xs = Slope(), jnp.stack([X, 2 * X])
+    slope, variables = model.init_with_output(KEY, X)
+    np.testing.assert_array_equal(slope["params"]["kernel"], X[:, None])
+    options = {"axis_name": "batch", "out_axes": None}
+    for got in (
+        jax.vmap(lambda x: model.apply(variables, x), **options)(xs),
+        jax.vmap(lambda x: model.init_with_output(KEY, x)[0], **options)(xs),
+    ):
+        np.testing.assert_array_equal(got["params"]["kernel"], 3 * X[:, None])
+    with pytest.raises(errors.ReduceAxesError, match="no axis of that name is bound"):
+        model.apply(variables, X)

@@ -68,16 +68,38 @@ def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") 
         ReduceAxesError: A name is not bound, is bound by `shard_map` with `check_vma=False`, or `reduce_axes` holds no
             names at all.
     """
+    names = _names(reduce_axes, what)
+    return tuple(dict.fromkeys(name for name in names if not _is_summed_by_jax(name, what)))
+
+
+def _names(reduce_axes: Any, what: str) -> tuple[AxisName, ...]:
     if isinstance(reduce_axes, str):
-        names: Sequence[Any] = (reduce_axes,)
-    elif isinstance(reduce_axes, tuple | list | set | frozenset):
-        names = tuple(reduce_axes)
-    else:
+        reduce_axes = (reduce_axes,)
+    if not isinstance(reduce_axes, tuple | list | set | frozenset):
         raise ReduceAxesError(
             f"{what} got reduce_axes={reduce_axes!r} of type {type(reduce_axes).__name__}, expected axis names. "
             "Write a name or a sequence of names, such as reduce_axes=('batch',)."
         )
-    return tuple(dict.fromkeys(name for name in names if not _is_summed_by_jax(name, what)))
+    for name in reduce_axes:
+        if name is None or isinstance(name, bool) or not isinstance(name, Hashable):
+            raise ReduceAxesError(
+                f"{what} got {name!r} of type {type(name).__name__} in reduce_axes, expected the name of an axis. "
+                "Write the names themselves, such as reduce_axes=('batch',)."
+            )
+    return tuple(reduce_axes)
+
+
+def _is_bound(name: AxisName) -> bool:
+    try:
+        jax.lax.axis_size(name)
+    except (NameError, TypeError, ValueError, KeyError):
+        return False
+    return True
+
+
+def bound_axes(reduce_axes: AxisName | Sequence[AxisName]) -> tuple[AxisName, ...]:
+    """Return the names in `reduce_axes`, checked, of axes that are bound here: outside of an axis there is no sum."""
+    return tuple(name for name in _names(reduce_axes, "vjp") if _is_bound(name))
 
 
 def mark(tree: PyTree, axes: tuple[AxisName, ...]) -> PyTree:
@@ -94,20 +116,13 @@ def _is_inexact(x: Any) -> bool:
 
 
 def _is_summed_by_jax(name: Any, what: str) -> bool:
-    if name is None or isinstance(name, bool) or not isinstance(name, Hashable):
-        raise ReduceAxesError(
-            f"{what} got {name!r} of type {type(name).__name__} in reduce_axes, expected the name of an axis. "
-            "Write the names themselves, such as reduce_axes=('batch',)."
-        )
-    try:
-        jax.lax.axis_size(name)
-    except (NameError, TypeError, ValueError, KeyError):
+    if not _is_bound(name):
         bound = [repr(n) for n in _compat.bound_axis_names()]
         raise ReduceAxesError(
             f"{what} got reduce_axes with {name!r}, but no axis of that name is bound here. Bound axes: "
             f"{', '.join(bound) or 'none'}.{nearest(str(name), map(str, _compat.bound_axis_names()))} Call {what} "
             f"in a function under jax.vmap(..., axis_name={name!r}), or leave the name out of reduce_axes."
-        ) from None
+        )
     if name not in jax.sharding.get_abstract_mesh().manual_axes:
         return False
     if name in jax.typeof(jax.lax.axis_index(name)).manual_axis_type.varying:  # type: ignore[union-attr]

@@ -45,7 +45,10 @@ class View(NamedTuple):
         return leaf
 
     def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
-        """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root."""
+        """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root.
+
+        None, or an empty mapping, in the place of the whole or of a leaf is nothing.
+        """
         leaves = self._leaves(tree, what, error)
         count = 1 + max(index for slots in self.slots for _, index, _, _ in slots)
         roots: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -61,6 +64,8 @@ class View(NamedTuple):
 
     def _leaves(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> list[Any]:
         is_leaf = lambda x: isinstance(x, Mapping)  # noqa: E731
+        if tree is None or (isinstance(tree, Mapping) and not tree):
+            return [{} for _ in self.slots]
         try:
             leaves = self.treedef.flatten_up_to(tree)
         except ValueError:
@@ -69,6 +74,7 @@ class View(NamedTuple):
                 f"{what}: expected variables' values shaped like the target, {self.treedef}, with a mapping "
                 f"{{collection: tree}} for each *; got {got}."
             ) from None
+        leaves = [{} if leaf is None else leaf for leaf in leaves]
         for leaf in leaves:
             if not isinstance(leaf, Mapping):
                 raise error(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from liftax import ad, errors
 from liftax.ad.argnums import indices, positions
 from liftax.ad.checks import check_float_primals, check_scalar_output, demand_pair, explain_arity
+from liftax.ad.reduce import bound_axes
 from liftax.core import filters
 from liftax.core.pack import unbind
 from liftax.lift.checks import check_filters, check_primals, check_streams
@@ -46,7 +47,7 @@ def value_and_grad(
         mdl: The target: a bound Module, a Scope, or a tree of these.
         *primals: What to differentiate at: floating-point arrays or trees of them.
         has_aux: `fn` returns a pair `(scalar, aux)`.
-        reduce_axes: Names of mapped axes; see `lx.vjp`.
+        reduce_axes: Names of mapped axes; see `nn.vjp`.
         variables: The collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
         vjp_variables: The collections to differentiate with respect to, besides the arguments.
@@ -177,6 +178,8 @@ def _value_and_grad(
             check_scalar_output(out, what, holomorphic=holomorphic)
             return out, (aux, inner.collect())
 
+    if any(root.store.flags.get("initializing") for root in packed.roots):  # most often outside of the axis
+        reduce_axes = bound_axes(reduce_axes)
     value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, wrt):
         check_variables(packed.groups[0])

@@ -18,6 +18,7 @@ import jax
 
 from liftax import ad, errors
 from liftax.ad.checks import demand_pair, explain_arity
+from liftax.ad.reduce import bound_axes
 from liftax.core.pack import Packed, State, View, unbind
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.fill import Rule, complete
@@ -59,7 +60,8 @@ def vjp(
         mdl: The target: a bound Module, a Scope, or a tree of these.
         *primals: What to differentiate at: arrays or trees of them. Give other arguments to `fn` by a closure.
         has_aux: `fn` returns a pair `(output, aux)`, of which only the output is differentiated.
-        reduce_axes: Names of mapped axes; see `lx.vjp`.
+        reduce_axes: Names of mapped axes; see `lx.vjp`. While initializing, those that no axis around has are passed
+            over.
         vjp_variables: The collections that get a cotangent.
         variables: The other collections that `fn` may use. They get none.
         rngs: The rng streams that `fn` may use.
@@ -113,6 +115,8 @@ def vjp(
             state = inner.collect()
             return (out, _written(packed, state, wrt)) if state_cotangents else out, (aux, state)
 
+    if any(root.store.flags.get("initializing") for root in packed.roots):  # most often outside of the axis
+        reduce_axes = bound_axes(reduce_axes)
     out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
     if packed.include(state, vjp_variables):
         out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
@@ -169,7 +173,7 @@ class Prepare:
     def __call__(self, out_ct: Any, state_ct: Any = None) -> tuple[Any, Any]:
         """Return `(out_ct, cotangents of what was written)`."""
         what = "The cotangent of the state given to the backward map of vjp"
-        roots = self.view.disassemble({} if state_ct is None else state_ct, what, errors.CotangentError)
+        roots = self.view.disassemble(state_ct, what, errors.CotangentError)
         rule = Rule(what, "cotangent", "the target", errors.CotangentError, missing_is_zero=True)
         written = self.treedef.unflatten(self.types)
         trees = (complete(nested(flat), root, rule) for flat, root in zip(written, roots, strict=True))
