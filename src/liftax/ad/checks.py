@@ -239,6 +239,16 @@ def _or_holomorphic(what: str) -> str:
     return ", or pass holomorphic=True if the function is holomorphic" if what in _WITH_HOLOMORPHIC else ""
 
 
+def check_real_inputs(diff: PyTree, what: str) -> None:
+    """Raise `NonDifferentiablePrimalError` if `what` goes forwards from `diff`, and something in it is complex."""
+    for leaf in jax.tree.leaves(diff) if what != "jacrev" else ():
+        if jnp.iscomplexobj(leaf):
+            raise NonDifferentiablePrimalError(
+                f"{what} differentiates with respect to real numbers, and got {describe(leaf)}. Split real and "
+                f"imaginary parts{_or_holomorphic(what)}."
+            )
+
+
 def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
     """Check that there is a real Jacobian by `what`, which is not holomorphic.
 
@@ -252,12 +262,7 @@ def check_jacobian_types(out: PyTree, diff: PyTree, what: str) -> None:
         NonDifferentiableOutputError: An output is an integer, or complex in reverse mode.
         NonDifferentiablePrimalError: An input is complex in forward mode.
     """
-    for leaf in jax.tree.leaves(diff) if what != "jacrev" else ():
-        if jnp.iscomplexobj(leaf):
-            raise NonDifferentiablePrimalError(
-                f"{what} differentiates with respect to real numbers, and got {describe(leaf)}. Split real and "
-                f"imaginary parts{_or_holomorphic(what)}."
-            )
+    check_real_inputs(diff, what)
     wanted = jnp.inexact if what in _FORWARD else jnp.floating
     if what in ("jacrev", "hessian") and not jax.tree.leaves(out):
         raise NonDifferentiableOutputError(

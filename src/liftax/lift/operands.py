@@ -12,7 +12,7 @@ from typing import Any
 
 from liftax import errors
 from liftax.ad.argnums import indices, positions
-from liftax.ad.checks import check_float_primals, check_jacobian_types, demand_pair, explain_arity
+from liftax.ad.checks import check_float_primals, check_jacobian_types, check_real_inputs, demand_pair, explain_arity
 from liftax.core import filters
 from liftax.core.pack import Packed, State, View, unbind
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
@@ -91,7 +91,10 @@ class Operands:
         if not any_dtype:
             names = [f"argument {i}" for i in self.where]
             check_float_primals(self.diff, names, what, holomorphic=holomorphic)
-            check_float_primals(self.packed.groups[0], ["variables"] * len(self.packed.roots), what)
+            names = ["variables"] * len(self.packed.roots)
+            check_float_primals(self.packed.groups[0], names, what, holomorphic=holomorphic)
+        if self.real:
+            check_real_inputs((self.packed.groups[0], self.diff), what)
 
     def pure(self, fn: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
         """Return `(variables, *arguments) -> (out, (out, aux, state))`, a pure function of what varies."""
@@ -121,6 +124,8 @@ class Operands:
         if any(scope.store.is_mutable(col) for scope in packed.roots for col in maybe_new(self.wrt, packed)):
             _, (_, _, state) = pure(packed.groups[0], *self.diff)
             packed.include(state, self.wrt)
+            if self.real:
+                check_real_inputs(packed.groups[0], self.what)
         return (packed.groups[0], *self.diff)
 
     @property

@@ -213,3 +213,29 @@ def test_rules_of_what_is_none(name):
     mdl = nn.Dense(2).bind({"params": {"kernel": jnp.eye(2), "bias": jnp.ones(2)}})
     with pytest.raises(errors.NonDifferentiablePrimalError, match=f"{name}: argument 0 holds a str.*nondiff_argnums"):
         RULES[name](call)(mdl, "x")
+
+
+@pytest.mark.parametrize("init", [False, True])
+@pytest.mark.parametrize("transform", [nn.jacfwd, nn.hessian])
+def test_complex_variables_forwards(transform, init):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            fn = lambda mdl, x: jnp.sum(jnp.abs(mdl(x)) ** 2)
+            return transform(fn, nn.Dense(2, param_dtype=jnp.complex64), x, wrt="params")
+
+    words = rf"{transform.__name__} differentiates with respect to real numbers, and got complex64\[2\]"
+    variables = {"params": {"Dense_0": {"bias": jnp.ones(2, complex), "kernel": jnp.ones((2, 2), complex)}}}
+    with pytest.raises(errors.NonDifferentiablePrimalError, match=words):
+        Model().init(jax.random.key(0), X) if init else Model().apply(variables, X)
+
+
+def test_real_variables_where_complex_ones_are_promised():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jacrev(lambda mdl, x: mdl(x), nn.Dense(2), x, wrt="params", holomorphic=True)
+
+    variables = {"params": {"Dense_0": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}}}
+    with pytest.raises(errors.NonDifferentiablePrimalError, match=r"variables.*expected complex, got float32"):
+        Model().apply(variables, X.astype(complex))
