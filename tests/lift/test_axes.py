@@ -49,9 +49,8 @@ def test_variable_that_does_not_fit(name, s, text):
 @pytest.mark.parametrize("axis", [1, -2])
 def test_created_variable_can_not_have_the_axis(name, axis):
     model, args, _ = mapped(name, axis)
-    with pytest.raises(
-        errors.MappedAxisError, match=rf"the variable params/.*has shape \(\) inside.*axis {axis} is none"
-    ):
+    text = rf"the variable params/.*has shape \(\) inside.*axis {axis} is none"
+    with pytest.raises(errors.MappedAxisError, match=text):
         model.init(KEY, *args)
 
 

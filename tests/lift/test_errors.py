@@ -300,9 +300,10 @@ def test_missing_parameter(transform):
     with pytest.raises(errors.ScopeParamNotFoundError) as caught:
         model.apply({"params": {"inside": {"bias": jnp.ones(2)}}}, X)
     check_text(caught.value, "kernel", "params", "/inside", "init")
-    with pytest.raises((errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound)) as caught:
+    with pytest.raises(errors.ScopeParamNotFoundError) as caught:
         model.apply({"params": {"other": {"kernel": jnp.ones((2, 2))}}}, X)
-    check_text(caught.value, "kernel", "params", "/inside", "init")
+    check_text(caught.value, "kernel", "params", "/inside", "init", "nothing for this module")
+    assert "filter" not in str(caught.value)  # the user wrote none
     with pytest.raises(errors.ScopeCollectionNotFound) as caught:
         model.apply({"params": {}}, X)
     check_text(caught.value, "kernel", "params", "/inside", "init")

@@ -7,11 +7,11 @@ Transforms stand one inside the other, and each lets in what its filters name. T
 keeps a collection out: everything outside of it would let the variable be written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from liftax import errors
-from liftax.core.filters import named
+from liftax.core.filters import in_filter, named
 from liftax.core.store import Store
 
 _ARGUMENTS = {
@@ -104,12 +104,13 @@ def not_found(
     if kept_out and not block.creates:
         return no_start(col, name, where)
     remedy = "Use variables from init of the same module with the same settings, or make the collection mutable."
-    if not store.variables.get(col):
+    given, closed = _given(store, col)
+    if not given.get(col):
         cls = errors.ScopeCollectionNotFound
-        known = ", ".join(repr(k) for k in store.variables) or "none"
-        why = f"the collection {col!r} is {'empty' if col in store.variables else 'missing'} (given: {known})"
-        if not kept_out and col in store.known and col not in store.variables:
-            why += f"; it exists, and the filters of this {store.owner} leave it out of reach: name it"
+        known = ", ".join(repr(k) for k in given) or "none"
+        why = f"the collection {col!r} is {'empty' if col in given else 'missing'} (given: {known})"
+        if not kept_out and closed is not None:
+            why += f"; it exists, and the filters of this {closed.owner} leave it out of reach: name it"
     elif here:
         why = f"this module has {', '.join(map(repr, here))} there"
     else:
@@ -122,6 +123,15 @@ def not_found(
         remedy = f"Name {col!r} in {_arguments(block)}."
         return cls(_cant(store, col, name, where) + f"{why}.{close} {remedy}")
     return cls(_cant(store, col, name, where) + f"{why}.{errors.nearest(name, here)} {remedy}")
+
+
+def _given(store: Store, col: str) -> tuple[Mapping[str, Any], Store | None]:
+    """Return the collections of the call, or of the transform whose filters keep `col` out, and that transform."""
+    while store.outer is not None:
+        if not any(in_filter(f, col) for f in store.filters):
+            return store.variables, store if col in store.known else None
+        store = store.outer
+    return store.variables, None
 
 
 def no_start(col: str, name: str, where: str) -> errors.ControlFlowError:
