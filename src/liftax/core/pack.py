@@ -358,7 +358,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
             store = scope.store
             fields.append((
                 filters.group(_variables(scope), groups), _keys(scope, rngs), filters.intersect(store.mutable, reach),
-                _counters(scope), store.rng_base, {}, {}, ({}, {}),
+                _counters(scope), scope.streams[1], {}, {}, ({}, {}),
             ))  # fmt: skip
     except errors.InvalidFilterError as error:
         raise errors.InvalidFilterError(f"{name} at {roots[0].path_text}: {error}") from None
@@ -451,7 +451,7 @@ def _variables(scope: Scope) -> dict[str, Any]:
 
 
 def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
-    keys = scope.store.keys
+    keys = scope.streams[0]
     if not keys:
         return {}
     always = scope.store.flags.get("initializing")

@@ -243,6 +243,15 @@ class Scope:
                 return (*before, *self.path[n:])
         return self.path
 
+    @property
+    def streams(self) -> tuple[Mapping[str, PRNGKey], int]:
+        """The keys that draws here fold, and how many leading names of the path these know."""
+        store = self.store
+        for n in range(len(self.path), 0, -1) if store.forked else ():
+            if (found := store.forked.get(self.path[:n])) is not None:
+                return found
+        return store.keys, store.rng_base
+
     def has_rng(self, name: str) -> bool:
         """Tell whether the rng stream `name` was given."""
         if calls.watch is not self.store.watch:
@@ -265,9 +274,10 @@ class Scope:
             self._raise_dead()
         if calls.watch is not store.watch:
             outside.note(store, kept=False)
-        key = store.keys.get(name)
+        keys, base = self.streams if store.forked else (store.keys, store.rng_base)
+        key = keys.get(name)
         if key is None:
-            key = store.keys.get("params")
+            key = keys.get("params")
             if key is None:
                 raise refusals.no_stream(store, name, self.path_text)
             name = "params"
@@ -276,7 +286,7 @@ class Scope:
             counts = self._counts = store.counters.setdefault(self.path, {})
         count = counts[name] = counts.get(name, 0) + 1
         path = self.rng_path if store.moved else self.path
-        return key, (*path[store.rng_base :], count)
+        return key, (*path[base:], count)
 
     # --- variables ---------------------------------------------------------------------------------------------------
 

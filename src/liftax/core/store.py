@@ -34,6 +34,7 @@ class Store:
         "dead",
         "filters",
         "flags",
+        "forked",
         "guard",
         "keys",
         "known",
@@ -46,6 +47,7 @@ class Store:
         "root_path",
         "trace",
         "variables",
+        "waiting",
         "watch",
         "within",
         "written",
@@ -73,6 +75,11 @@ class Store:
         self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
         self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
         self.moved: dict[Path, Path] = {}  # path of a scope that share_scope has moved -> names that its draws fold
+        # Linen sets a module up where it forks the keys of a jit, so that what setup makes goes on to draw from these:
+        self.forked: dict[Path, tuple[Mapping[str, PRNGKey], int]] = {}  # path of such a child -> keys, names they know
+        self.waiting: dict[
+            Path, tuple[Mapping[str, PRNGKey], int]
+        ] = {}  # path of a module that is to be set up -> same
         self.adopted: Any = None  # used by modules: outside submodule -> its bound clone
         self.trace = _compat.trace_state()
         self.within = calls.within  # the lifted transform in which it was made

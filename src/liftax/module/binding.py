@@ -178,6 +178,10 @@ class Binding:
         finally:
             state.in_setup = False
             state.setup_done = True
+        store = None if self.scope is None else self.scope.store
+        if store is not None and (streams := store.waiting.pop(self.scope.path, None)) is not None:
+            made = (x.scope for x in state.children.values() if isinstance(x, Binding) and x.scope is not None)
+            store.forked.update({scope.path: streams for scope in made if scope.store is store})
 
     def setup(self) -> None:
         """Make submodules and variables, as attributes. Called once, before the first use of the bound module."""
@@ -261,6 +265,12 @@ class Binding:
         found: dict[int, tuple[Path, Binding]] = {}
         _reach(self, (), found)
         return list(found.values())
+
+    @property
+    def lift_sets_up(self) -> bool:
+        """Whether `setup` is still to be run."""
+        state = self._state
+        return not state.setup_done and not state.in_setup and type(self).setup is not Binding.setup
 
     def lift_snapshot(self) -> dict[str, Any]:
         """Return the state of this module alone, as it is before `setup`, which may keep values of variables."""

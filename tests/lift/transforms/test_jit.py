@@ -3,6 +3,7 @@
 from typing import Any
 
 import cloudpickle
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,3 +208,46 @@ def test_numbers_in_fields_are_told_apart():
     sizes: Any = (8, np.prod((2, 2)), 8)
     layers = nn.Sequential([nn.jit(nn.Dense)(features) for features in sizes])
     assert layers.init_with_output(KEYS, jnp.ones(3))[0].shape == (8,)
+
+
+@pytest.mark.parametrize("transform", ["jit", "fold_rngs"])
+def test_what_setup_makes_draws_as_in_linen_after_a_first_call_inside(transform):
+    """Linen sets a module up with the forked keys, which what it makes then keeps; `init` and `apply` alike."""
+
+    def draws(lib):
+        within = getattr(lib, transform) if hasattr(lib, transform) else getattr(lib.transforms, transform)
+
+        class Noise(lib.Module):
+            @lib.compact
+            def __call__(self):
+                return jax.random.key_data(self.make_rng("noise"))
+
+        class Deep(lib.Module):
+            def setup(self):
+                self.noise = Noise()
+
+            def __call__(self):
+                return self.noise()
+
+        class Block(lib.Module):
+            def setup(self):
+                self.noise, self.deep = Noise(), Deep()
+
+            @within
+            def inside(self):
+                return self.noise(), self.deep()
+
+            def outside(self):
+                return self.noise(), self.deep(), jax.random.key_data(self.make_rng("noise"))
+
+        class Model(lib.Module):
+            def setup(self):
+                self.a, self.b = Block(), Block()
+
+            def __call__(self):
+                inside_first = self.a.inside(), self.a.outside(), self.a.inside(), self.a.outside()
+                return inside_first, (self.b.outside(), self.b.inside(), self.b.outside())
+
+        return Model().apply({}, rngs={"noise": jax.random.key(0)})
+
+    jax.tree.map(np.testing.assert_array_equal, draws(nn), draws(flax.linen))
