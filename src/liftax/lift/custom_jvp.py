@@ -62,7 +62,8 @@ def custom_jvp(
         TangentError: A tangent that `jvp_fn` returns does not fit.
         StateCotangentError: The tangent of a written variable is used, or its cotangent is not zero, and
             `state_tangents` is False. Where the latter shows only when the compiled program runs, the program fails
-            with a `jax.errors.JaxRuntimeError` that holds this text.
+            with a `jax.errors.JaxRuntimeError` that holds this text. The tangent of state that leaves a function under
+            `nn.jit` is NaN, since whether it is used shows only outside.
         DroppedGradientError: An argument or field without a tangent, or a closure of a function, is differentiated.
         CustomRuleError: `fn` and `jvp_fn` return different outputs, or write different variables.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, ArityError: see `vjp`.
