@@ -219,8 +219,10 @@ def as_arrays(axes: Any, values: Any) -> Any:
 def check_state_axes(states: Sequence[State], axes: Sequence[Axis], packed: Packed, name: str) -> None:
     """Raise `MappedAxisError` if a variable that was written can't have the axis along which it is to be stacked."""
     for state, axis in zip(states, axes, strict=True):
+        if axis.out is None:
+            continue
         for root, written in zip(packed.roots, state.written, strict=True):
-            for key, value in written.items() if axis.out is not None else ():
+            for key, value in written.items():
                 _check_stackable(axis.out, value, f"the variable {'/'.join(key)} at {root.path_text}", name)
 
 

@@ -178,10 +178,10 @@ class Binding:
         finally:
             state.in_setup = False
             state.setup_done = True
-        store = None if self.scope is None else self.scope.store
-        if store is not None and (streams := store.waiting.pop(self.scope.path, None)) is not None:
+        own = self.scope
+        if own is not None and (streams := own.store.waiting.pop(own.path, None)) is not None:
             made = (x.scope for x in state.children.values() if isinstance(x, Binding) and x.scope is not None)
-            store.forked.update({scope.path: streams for scope in made if scope.store is store})
+            own.store.forked.update({scope.path: streams for scope in made if scope.store is own.store})
 
     def setup(self) -> None:
         """Make submodules and variables, as attributes. Called once, before the first use of the bound module."""
