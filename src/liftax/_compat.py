@@ -1,34 +1,69 @@
-"""The only file that touches `jax.extend`, `jax.interpreters` or anything private of JAX.
+"""The one door to private JAX: `jax._src`, `jax.extend`, `jax.interpreters`, and attributes that JAX does not document.
 
-JAX promises nothing about these names: each one below says which versions of JAX it is known to serve, so that an
-upgrade means running the tests and reading this file. Everything else in liftax uses public JAX.
+Nothing private is touched when liftax is imported. A feature looks for what it needs on its first use, and falls back
+to something that is slower or says less, but is right:
+
+| feature | without it |
+| --- | --- |
+| `trace_state`, `unknown` | writes are not checked for leaking tracers; JAX reports these where they are used |
+| `transform_of`, `bound_axis_names`, `vjp_outputs` | error texts say less |
+| `is_staged` | a tracer counts as differentiated: more is traced, the programs are the same |
+| `staging` | equal programs are not shared: tracing takes longer |
+| `traces`, `foreign`, `barred` | a rule that closes over a traced value is found by JAX, later |
+| `known_zero` | only the running program finds a cotangent that a rule drops |
+| `run_equation` | one equation at a time is run as a jaxpr |
+| `linear_in_first` | `reduce_axes`, and state in `custom_jvp` without `state_tangents`, raise `JaxVersionError` |
+| `refused` | a dropped tangent of state raises where it is made, also if nobody uses it |
+| `maximum_dtype`, `einsum` | `nn.fp8_ops.fm32`, and `dot_general` for `Einsum`, raise `JaxVersionError` |
+
+`tests/test_compat.py` runs with each private name removed in turn.
 """
 
 import dataclasses
+import functools
+import importlib
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
-import jax._src.core  # `jax.extend.core` has the same, and imports Pallas: as much time as liftax in all
-import jax._src.dtypes
 import jax.core
-import jax.interpreters.ad
-import jax.interpreters.batching
-import jax.interpreters.mlir
-import jax.interpreters.partial_eval
 
-from liftax.errors import LazyInitError
+from liftax.errors import JaxVersionError
 
-__all__ = ["Primitive", "bound_axis_names", "is_tracer", "linear_in_first", "trace_state", "vjp_outputs"]
+SUPPORTED = ("0.10.2", "0.12")
+"""The oldest release of JAX that is supported, and the newest series that the suite has run on."""
 
-Primitive = jax._src.core.Primitive
-"""What JAX traces, transforms and compiles. `jax.extend.core.Primitive` in JAX 0.10 to 0.12."""
+_MISSING = object()
 
-trace_state: Callable[[], Any] = jax._src.core.get_opaque_trace_state
-"""Return an object that equals another one if and only if both were made under the same trace.
 
-`jax.extend.core.get_opaque_trace_state` in JAX 0.10 to 0.12.
-"""
+def _private(module: str, name: str, default: Any = _MISSING) -> Any:
+    """Return what a private module of JAX calls `name`, or `default`.
+
+    Raises:
+        JaxVersionError: There is no such name, and no default.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        if default is _MISSING:
+            raise JaxVersionError(
+                f"This needs {module}.{name}, which jax {jax.__version__} does not have. liftax supports jax "
+                f"{SUPPORTED[0]} to {SUPPORTED[1]}: install one of these, or a newer liftax."
+            ) from None
+        return default
+
+
+def trace_state() -> Any:
+    """Return an object that equals another one if and only if both were made under the same trace."""
+    state = _state_of()
+    return None if state is None else state()
+
+
+@functools.cache
+def _state_of() -> Callable[[], Any] | None:
+    # `jax.extend.core` has it too, and imports Pallas, which takes as long as all of liftax.
+    return _private("jax._src.core", "get_opaque_trace_state", None)
 
 
 def is_tracer(x: Any) -> bool:
@@ -37,16 +72,14 @@ def is_tracer(x: Any) -> bool:
 
 
 def is_staged(x: Any) -> bool:
-    """Tell whether `x` stands for a value in a jaxpr that is being written. JAX 0.10 to 0.12 (`_trace` and `frame`)."""
-    return is_tracer(x) and hasattr(x._trace, "frame")
+    """Tell whether `x` stands for a value in a jaxpr that is being written. Uses `_trace` and `frame`."""
+    return is_tracer(x) and hasattr(getattr(x, "_trace", None), "frame")
 
 
 def bound_axis_names() -> tuple[Hashable, ...]:
     """Return the named axes in whose scope the caller runs, for error texts alone. JAX 0.10 to 0.12."""
-    import jax.extend.core  # on demand: see the head of this file
-
-    names = jax.extend.core.unsafe_get_axis_names_DO_NOT_USE()  # type: ignore[attr-defined]
-    return tuple(names)
+    names = _private("jax.extend.core", "unsafe_get_axis_names_DO_NOT_USE", None)
+    return () if names is None else tuple(names())
 
 
 def vjp_outputs(vjp: Any) -> tuple[Any] | None:
@@ -70,10 +103,10 @@ def linear_in_first(
     transpose: Callable[..., Any],
     batch: Callable[[int, Hashable, Sequence[Any], Sequence[int | None], dict[str, Any]], tuple[Any, int | None]],
     lower: Callable[..., Any] | None = None,
-) -> Primitive:
+) -> Any:
     """Make a primitive `p(x, like, **params)` whose result has the type of `x` and that is linear in `x`.
 
-    `like` carries no derivative: rules only look at it. JAX 0.10 to 0.12 (`jax.interpreters.{ad, batching, mlir}`).
+    `like` carries no derivative: rules only look at it. Uses `jax.interpreters.{ad, batching, mlir}`.
 
     Args:
         name: What the primitive is called in a jaxpr.
@@ -86,8 +119,8 @@ def linear_in_first(
     Returns:
         The primitive; use its `bind`.
     """
-    prim = Primitive(name)
-    zero = jax.interpreters.ad.Zero
+    prim = _private("jax._src.core", "Primitive")(name)
+    zero = _private("jax.interpreters.ad", "Zero")
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
         x, like = primals
@@ -103,11 +136,11 @@ def linear_in_first(
 
     prim.def_impl(run)
     prim.def_abstract_eval(lambda x, like, **params: x)
-    jax.interpreters.ad.primitive_jvps[prim] = jvp
-    jax.interpreters.ad.primitive_transposes[prim] = transposed
-    jax.interpreters.batching.fancy_primitive_batchers[prim] = batched
-    lowering = jax.interpreters.mlir.lower_fun(lower or run, multiple_results=False)
-    jax.interpreters.mlir.register_lowering(prim, lowering)
+    _private("jax.interpreters.ad", "primitive_jvps")[prim] = jvp
+    _private("jax.interpreters.ad", "primitive_transposes")[prim] = transposed
+    _private("jax.interpreters.batching", "fancy_primitive_batchers")[prim] = batched
+    lowering = _private("jax.interpreters.mlir", "lower_fun")(lower or run, multiple_results=False)
+    _private("jax.interpreters.mlir", "register_lowering")(prim, lowering)
     return prim
 
 
@@ -115,8 +148,8 @@ def known_zero(x: Any) -> bool | None:
     """Tell whether `x` is zero everywhere: True, False, or None where only running the program would tell.
 
     A tracer that some equation of the program at hand computes counts as not zero, unless that equation spells out
-    zeros; a tracer that is an input of the program may be either. JAX 0.10 to 0.12 (`val`, `primal` and `parent` of
-    tracers).
+    zeros; a tracer that is an input of the program may be either. Uses `val`, `primal` and `parent` of
+    tracers.
     """
     if not is_tracer(x):
         return not bool(jax.numpy.any(x != 0))
@@ -133,71 +166,52 @@ def known_zero(x: Any) -> bool | None:
     return bool(spelled and len(literal) == 1 and getattr(literal[0], "val", None) == 0)
 
 
-def partial_eval(fun: Callable[..., Any], known: Any, unknown: Any) -> Any:
-    """Return `fun(known, unknown)` where nothing of the result depends on the value of `unknown`.
+@functools.cache
+def _refusals() -> tuple[Any, Any] | None:
+    """Return the trace of what must not be used, and its tracer: JAX asks each tracer whether its trace is valid."""
+    trace = _private("jax._src.core", "Trace", None)
+    if trace is None:
+        return None
 
-    `fun` is traced with types alone; what the result does not need of the program is cut away (`dce_jaxpr`), and the
-    rest is run. JAX 0.10 to 0.12 (`jax.interpreters.partial_eval.dce_jaxpr`).
+    class Refusal(trace):
+        __slots__ = ("error",)
 
-    Args:
-        fun: a function of two trees of arrays.
-        known: arrays.
-        unknown: arrays or `jax.ShapeDtypeStruct`s.
+        def __init__(self, error: Exception):
+            super().__init__()
+            self.error = error
 
-    Raises:
-        LazyInitError: the result depends on a value in `unknown`.
-    """
-    closed, shape = jax.make_jaxpr(fun, return_shape=True)(known, unknown)
-    jaxpr, used = jax.interpreters.partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    leaves = jax.tree.leaves(known)
-    if any(used[len(leaves) :]):
-        types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(unknown)]
-        at_fault = [str(t) for t, u in zip(types, used[len(leaves) :], strict=True) if u]
-        raise LazyInitError(
-            f"lazy_init: a variable's initial value depends on the value of an argument ({', '.join(at_fault)}), and "
-            "only its shape is known. Use init with real arrays, or initialize the variable from shapes alone."
-        )
-    inputs = [x for x, u in zip(leaves, used, strict=False) if u]
-    out = jax.core.eval_jaxpr(jaxpr, closed.consts, *inputs)
-    return jax.tree.unflatten(jax.tree.structure(shape), out)
+        def is_valid(self) -> bool:
+            raise self.error
 
+    class Refused(jax.core.Tracer):
+        __slots__ = ()
 
-class _Refusal(jax._src.core.Trace):
-    """The trace of what must not be used: JAX asks each tracer that it works with whether its trace is valid."""
+        def _refuse(self, *_: Any, **__: Any) -> Any:
+            raise self._trace.error
 
-    __slots__ = ("error",)
+        @property
+        def _debug_info(self) -> Any:  # JAX asks for it when it is about to raise an error of its own
+            raise self._trace.error
 
-    def __init__(self, error: Exception):
-        super().__init__()
-        self.error = error
+        def __repr__(self) -> str:
+            return f"<{self.aval.str_short()}: {self._trace.error}>"
 
-    def is_valid(self) -> bool:
-        raise self.error
+        __array__ = __bool__ = __complex__ = __float__ = __format__ = __index__ = __int__ = __iter__ = _refuse
+        __str__ = __repr__
 
-
-class _Refused(jax.core.Tracer):
-    __slots__ = ()
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise self._trace.error
-
-    @property
-    def _debug_info(self) -> Any:  # what JAX asks for when it is about to raise an error of its own
-        raise self._trace.error
-
-    def __repr__(self) -> str:
-        return f"<{self.aval.str_short()}: {self._trace.error}>"
-
-    __array__ = __bool__ = __complex__ = __float__ = __format__ = __index__ = __int__ = __iter__ = _refuse
-    __str__ = __repr__
+    return Refusal, Refused
 
 
 def refused(like: Any, error: Exception) -> Any:
     """Return what has the type of the array `like`, may be passed on and dropped, and raises `error` where it is used.
 
-    JAX 0.10 to 0.12 (`Trace.is_valid`, which `Primitive.bind` calls for tracers among its operands).
+    Uses `Trace.is_valid`, which `Primitive.bind` calls for tracers among its operands.
     """
-    return _Refused(_Refusal(error), jax.typeof(like))
+    made = _refusals()
+    if made is None:
+        raise error
+    trace, tracer = made
+    return tracer(trace(error), jax.typeof(like))
 
 
 def foreign(tree: Any) -> bool:
@@ -205,11 +219,11 @@ def foreign(tree: Any) -> bool:
 
     A function that is traced late gets hold of one by closing over it: a value of a transform that has ended, or of
     one that differentiates the function from outside. What `vmap` wraps counts where that goes on, under a new trace
-    with the same tag. JAX 0.10 to 0.12 (`_trace` and `val` of tracers, `tag` of traces; see `traces`).
+    with the same tag. Uses `_trace` and `val` of tracers, `tag` of traces; see `traces`.
     """
     now = traces()
     for x in jax.tree.leaves(tree):
-        while isinstance(x, jax.core.Tracer) and x._trace not in now:
+        while now and isinstance(x, jax.core.Tracer) and x._trace not in now:
             tag = getattr(x._trace, "tag", None)
             if not any(tag is getattr(trace, "tag", trace) for trace in now):
                 return True
@@ -221,9 +235,11 @@ def unknown(tree: Any, state: Any) -> Any:
     """Return the first tracer in `tree` that the trace `state`, and those around it, know nothing of, or None.
 
     Such a value can't be kept by what belongs to that trace: it would leak. What another trace computed from constants
-    is no tracer of it, and is known everywhere. JAX 0.10 to 0.12 (`_trace` of tracers, `tag` of traces, and the weak
-    reference in what `trace_state` returns).
+    is no tracer of it, and is known everywhere. Uses `_trace` of tracers, `tag` of traces, and the weak
+    reference in what `trace_state` returns.
     """
+    if not hasattr(state, "_trace_ref"):
+        return None
     known = _chain(state._trace_ref())
     tags = [getattr(trace, "tag", trace) for trace in known]  # tags are all equal, but not the same
     for x in jax.tree.leaves(tree):
@@ -242,15 +258,16 @@ _TRANSFORMS = {
 
 
 def transform_of(tracer: Any) -> str:
-    """Say which transform of JAX a tracer belongs to, for error texts. JAX 0.10 to 0.12 (`traced_for` of frames)."""
+    """Say which transform of JAX a tracer belongs to, for error texts. Uses `traced_for` of frames."""
     trace = tracer._trace
     staged = getattr(getattr(getattr(trace, "frame", None), "debug_info", None), "traced_for", None)
     return f"jax's {staged}" if staged else _TRANSFORMS.get(type(trace).__name__, "a JAX transform")
 
 
 def traces() -> list[Any]:
-    """Return the trace that runs now and those around it. JAX 0.10 to 0.12 (`trace_ctx`, `parent_trace` of traces)."""
-    return _chain(jax._src.core.trace_ctx.trace)  # type: ignore[attr-defined]
+    """Return the trace that runs now and those around it. Uses `trace_ctx`, `parent_trace` of traces."""
+    context = _private("jax._src.core", "trace_ctx", None)
+    return _chain(getattr(context, "trace", None))
 
 
 def _chain(trace: Any) -> list[Any]:
@@ -262,7 +279,7 @@ def _chain(trace: Any) -> list[Any]:
 
 
 def staging() -> bool:
-    """Tell whether a jaxpr is being written now, so that what runs sees no values. JAX 0.10 to 0.12 (`frame`)."""
+    """Tell whether a jaxpr is being written now, so that what runs sees no values. Uses `frame`."""
     return any(hasattr(trace, "frame") for trace in traces())
 
 
@@ -284,7 +301,12 @@ class barred:
         self.held = []
         for ref in self.others:
             trace = ref()
-            if trace is not None and trace.is_valid() and id(getattr(trace, "tag", trace)) not in now:
+            if (
+                trace is not None
+                and hasattr(trace, "_invalidated")
+                and trace.is_valid()
+                and id(getattr(trace, "tag", trace)) not in now
+            ):
                 self.held.append(trace)
         for trace in self.held:
             trace._invalidated = True
@@ -297,18 +319,25 @@ class barred:
 def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
     """Run one equation of a jaxpr on `values`, as JAX does when it evaluates a jaxpr: a program of this one equation.
 
-    JAX 0.10 to 0.12 (`primitive`, `params` and `ctx` of equations; `Primitive.get_bind_params`).
+    Uses `primitive`, `params` and `ctx` of equations; `Primitive.get_bind_params`.
     """
+    parameters = getattr(eqn.primitive, "get_bind_params", None)
+    if parameters is None or not hasattr(eqn, "ctx"):
+        return (
+            eqn.primitive.bind(*values, **eqn.params)
+            if eqn.primitive.multiple_results
+            else [eqn.primitive.bind(*values, **eqn.params)]
+        )
     with eqn.ctx.manager:
-        out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+        out = eqn.primitive.bind(*values, **parameters(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
     """Return `(run, consts)`: `run(consts, *args)` is `fun(*args)`, traced once, with all that it closes over given.
 
-    `jax.closure_convert` takes out only what is being differentiated. JAX 0.10 to 0.12 (`consts` of jaxprs,
-    `eval_jaxpr`).
+    `jax.closure_convert` takes out only what is being differentiated. Uses `consts` of jaxprs,
+    `eval_jaxpr`.
     """
     traced, shape = jax.make_jaxpr(fun, return_shape=True)(*example)
     jaxpr, structure, consts = without_consts(traced), jax.tree.structure(shape), list(traced.consts)
@@ -332,8 +361,8 @@ def without_consts(traced: Any) -> Any:
 def maximum_dtype(numbers: Any) -> Any:
     """Make a dtype whose arrays are those of the dtype `numbers`, but whose cotangents add up by their maximum.
 
-    It converts to and from `numbers` by `jax.lax.convert_element_type`, and takes part in no arithmetic. JAX 0.10 to
-    0.12 (`jax._src.dtypes.ExtendedDType`, the rules that it asks for, and `jax._src.earray`).
+    It converts to and from `numbers` by `jax.lax.convert_element_type`, and takes part in no arithmetic. Uses
+    `jax._src.dtypes.ExtendedDType`, the rules that it asks for, and `jax._src.earray`.
     """
     numbers = jax.numpy.dtype(numbers)
     convert = jax.lax.convert_element_type
@@ -343,7 +372,7 @@ def maximum_dtype(numbers: Any) -> Any:
 
         @staticmethod
         def physical_element_aval(dtype: Any) -> Any:
-            return jax._src.core.ShapedArray((), numbers)
+            return _private("jax._src.core", "ShapedArray")((), numbers)
 
         @staticmethod
         def convert_from(dtype: Any, other: Any) -> bool:
@@ -372,18 +401,17 @@ def maximum_dtype(numbers: Any) -> Any:
         @staticmethod
         def global_sharded_result_handler(aval: Any, sharding: Any, committed: bool) -> Any:
             """Return what makes the result of a program from the buffers of its numbers."""
-            from jax._src import earray
-            from jax._src.interpreters import pxla
-
-            inner = jax._src.core.physical_aval(aval)
-            made = pxla.global_result_handlers[jax._src.core.ShapedArray](inner, sharding, committed)
-            return lambda buffers: earray.EArray(aval, made(buffers))
+            inner = _private("jax._src.core", "physical_aval")(aval)
+            handlers = _private("jax._src.interpreters.pxla", "global_result_handlers")
+            made = handlers[_private("jax._src.core", "ShapedArray")](inner, sharding, committed)
+            array = _private("jax._src.earray", "EArray")
+            return lambda buffers: array(aval, made(buffers))
 
     class Maximum(jax.dtypes.extended):
         """The kind of the dtype, for `jax.dtypes.issubdtype`."""
 
     @dataclasses.dataclass(frozen=True)
-    class MaximumDType(jax._src.dtypes.ExtendedDType):
+    class MaximumDType(_private("jax._src.dtypes", "ExtendedDType")):
         _rules: Any = Rules
         type: Any = Maximum
 
@@ -398,11 +426,17 @@ def maximum_dtype(numbers: Any) -> Any:
 
 
 def einsum(equation: str, *operands: Any, dot_general: Callable[..., Any], preferred_element_type: Any) -> Any:
-    """Return `jnp.einsum`, multiplied by `dot_general`. JAX 0.10 to 0.12 (`_dot_general`, an experimental argument).
+    """Return `jnp.einsum`, multiplied by `dot_general`. Uses `_dot_general`, an experimental argument.
 
     It is called as `dot_general(a, b, dimension_numbers, precision, preferred_element_type=…)`, where `a` and `b` may
     be the operands in the other order.
     """
+    if "_dot_general" not in inspect.signature(jax.numpy.einsum).parameters:
+        raise JaxVersionError(
+            f"This needs the argument _dot_general of jax.numpy.einsum, which jax {jax.__version__} does not have. "
+            "liftax "
+            f"supports jax {SUPPORTED[0]} to {SUPPORTED[1]}: install one of these, or a newer liftax."
+        )
     return jax.numpy.einsum(
         equation, *operands, preferred_element_type=preferred_element_type, _dot_general=dot_general
     )

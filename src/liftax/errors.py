@@ -83,6 +83,10 @@ class ConvergenceError(LiftaxError, ArithmeticError):
     """A solver found no solution, and `on_failure="raise"` asked for an error."""
 
 
+class JaxVersionError(LiftaxError, NotImplementedError):
+    """A feature needs something of JAX that the installed version does not have."""
+
+
 class GradientCheckError(LiftaxError, AssertionError):
     """An automatic derivative differs from a numerical one."""
 

@@ -6,7 +6,7 @@ Operands are rounded to `float8_e4m3fn`, and cotangents, which spread wider, to 
 the scales follow the data, and `fp8_product.py` what is multiplied.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,13 +14,12 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax import _compat
 from liftax.module import Module
+from liftax.nn import fp8_scaling
 from liftax.nn.fp8_product import Meta, Static, dot_general_with_precision, fp8_scaled_dot_general, scaled_product
 from liftax.nn.fp8_scaling import (
     compute_amax_history,
     compute_scale,
     dequantize,
-    fm32,
-    fp32_max_grad,
     get_fp8_max,
     in_qdq,
     out_qdq,
@@ -53,6 +52,18 @@ __all__ = [
     "quantize",
     "update_fp8_meta",
 ]
+
+
+if TYPE_CHECKING:
+    fm32: Any
+    fp32_max_grad: Any
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("fm32", "fp32_max_grad"):
+        return getattr(fp8_scaling, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
 """The collection of variables whose gradient is their next value."""

@@ -17,8 +17,8 @@ gradient is their next value.
 Source: Micikevicius et al., FP8 Formats for Deep Learning, 2022.
 """
 
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -45,15 +45,28 @@ __all__ = [
     "update_fp8_meta",
 ]
 
-fm32 = _compat.maximum_dtype(jnp.float32)
-"""The dtype of scales and histories that are used more than once before they are replaced, as in a `scan`.
 
-Cotangents of two uses add up, and two next values don't. Where variables are cast to `fm32` before the program that is
-differentiated, by `jax.lax.convert_element_type`, their cotangents meet by their maximum instead.
-"""
+@cache
+def maximum_float32() -> Any:
+    """Return `fm32`: the dtype of scales and histories that are used more than once before they are replaced.
 
-fp32_max_grad = fm32
-"""Another name of `fm32`."""
+    So they are in a `scan`. Cotangents of two uses add up, and two next values don't. Where variables are cast to
+    `fm32` before the program that is differentiated, by `jax.lax.convert_element_type`, their cotangents meet by their
+    maximum instead.
+    """
+    return _compat.maximum_dtype(jnp.float32)
+
+
+if TYPE_CHECKING:
+    fm32: Any
+    fp32_max_grad: Any
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("fm32", "fp32_max_grad"):  # made on demand, of parts of JAX that are not public
+        return maximum_float32()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 FP8_DTYPES = (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float8_e4m3fnuz, jnp.float8_e5m2fnuz)
 
@@ -236,7 +249,7 @@ out_qdq.defvjp(_out_fwd, _out_bwd)
 
 def as_float32(x: Array) -> Array:
     """Return scale or history as numbers to compute with."""
-    return cast(x, jnp.float32) if x.dtype == fm32 else x
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else cast(x, jnp.float32)
 
 
 def _spread(scale: Array, x: Array) -> Array:
