@@ -21,12 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_callable, describe, is_value
 from liftax.ad.notes import lacks_forward_mode, noted
 from liftax.core import filters
+from liftax.explain.functions import demand_callable
+from liftax.explain.transform import Transform
+from liftax.explain.values import describe, is_value
 from liftax.typing import Filter
 
 __all__ = ["check_grads"]
+
+CHECK_GRADS = Transform("check_grads")
 
 _MODES = ("fwd", "rev")
 
@@ -114,7 +118,7 @@ def check_grads(
     check = _Check(names, modes, bound if eps is None else float(eps), absolute, relative, seed)
     called = None if hasattr(module, "apply") or kwargs else module
     try:
-        with noted(called, (variables, *args), "check_grads"):
+        with noted(called, (variables, *args), CHECK_GRADS):
             check.run(jax.jit(run), tuple(point), order, "")
     except TypeError as error:
         if lacks_forward_mode(error):
@@ -189,7 +193,7 @@ def _checked(
     module: Any, variables: Any, order: Any, modes: Any, numbers: dict[str, Any], seed: Any
 ) -> tuple[str, ...]:
     """Return the modes, or raise."""
-    demand_callable(getattr(module, "apply", module), "check_grads")
+    demand_callable(getattr(module, "apply", module), CHECK_GRADS)
     if not isinstance(variables, Mapping):
         raise errors.ApplyScopeInvalidVariablesTypeError(
             f"check_grads got {describe(variables)} for variables, expected {{collection: tree}}, as init returns it: "

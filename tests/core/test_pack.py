@@ -21,8 +21,8 @@ def identity_lift(target: Any, fn: Any, groups: Any = (True,), rngs: Any = True)
         with packed.bind(groups, keys) as inner:
             return fn(inner.target), inner.collect()
 
-    out, state = pure(packed.groups, packed.keys)
-    packed.commit(state)
+    out, run = pure(packed.groups, packed.keys)
+    packed.commit(run)
     return out
 
 
@@ -58,11 +58,11 @@ def test_nothing_is_written_before_commit():
     packed = core.unbind(s, (True,), True, "test")
     with packed.bind(packed.groups, packed.keys) as inner:
         inner.target.put_variable("state", "n", 2.0)
-        state = inner.collect()
+        run = inner.collect()
     assert s.get_variable("state", "n") == 1.0
-    assert state.written == ({("state", "n"): 2.0},)
-    assert state.created == ({},)
-    packed.commit(state)
+    assert run.state.written == ({("state", "n"): 2.0},)
+    assert run.state.created == ({},)
+    packed.commit(run)
     assert s.get_variable("state", "n") == 2.0
 
 
@@ -319,18 +319,19 @@ def test_include_makes_created_variables_arguments():
     def fn(m, x):
         packed = core.unbind(m, ("params", True), True, "test")
 
-        def run():
+        def run(packed):
             with packed.bind(packed.groups, packed.keys) as inner:
                 return Counter()(x), inner.collect()
 
-        _, state = run()
-        assert state.created == ({("params", "Counter_0", "w"): 1, ("state", "Counter_0", "n"): 0},)
-        assert packed.include(state, "params")
-        assert packed.groups[0] == ({"params": {"Counter_0": {"w": 1}}},)
-        out, state = run()
-        assert not packed.include(state, "params")
-        assert set(state.created[0]) == {("state", "Counter_0", "n")}
-        packed.commit(state)
+        _, first = run(packed)
+        assert first.state.created == ({("params", "Counter_0", "w"): 1, ("state", "Counter_0", "n"): 0},)
+        whole = packed.include(first, "params")
+        assert packed.groups[0] == ({},)
+        assert whole.groups[0] == ({"params": {"Counter_0": {"w": 1}}},)
+        out, second = run(whole)
+        assert whole.include(second, "params").groups == whole.groups
+        assert set(second.state.created[0]) == {("state", "Counter_0", "n")}
+        whole.commit(second)
         return out
 
     class Net(nn.Module):

@@ -133,7 +133,7 @@ ERRORS = {
     ),
     "axes in for a tree": (
         errors.MappedAxisError,
-        r"in_axes has \{'a': 0\} for argument 1, a dict with keys \['b'\], which is not built like it",
+        r"in_axes has \{'a': 0\} for argument 1, a dict with keys \['b'\], whose structure does not match",
         lambda: vmapped(lambda m, x, y: x, X, {"b": X}, in_axes=(0, {"a": 0})),
     ),
     "axis in that is no number": (
@@ -143,7 +143,7 @@ ERRORS = {
     ),
     "axes out": (
         errors.MappedAxisError,
-        r"out_axes=\(0, 0\) is not built like the output of the function, float32\[2\]",
+        r"the structure of out_axes=\(0, 0\) does not match the output of the function, float32\[2\]",
         lambda: vmapped(call, X, out_axes=(0, 0)),
     ),
     "axes into a scan": (
@@ -153,7 +153,7 @@ ERRORS = {
     ),
     "axes out of a scan": (
         errors.MappedAxisError,
-        r"out_axes=\(0, 0\) is not built like y in the output",
+        r"out_axes=\(0, 0\) does not match y in the output",
         lambda: nn.scan(lambda m, c, x: (c, x), out_axes=(0, 0))(BOUND, 0.0, X),
     ),
     "no axis": (errors.MappedAxisError, r"argument 1 of shape \(\) has", lambda: vmapped(lambda m, x, y: x, X, 1.0)),
@@ -253,7 +253,7 @@ ERRORS = {
     ),
     "state in the condition of a loop": (
         errors.ModifyScopeVariableError,
-        "immutable in this condition of a while_loop.*write in body_fn",
+        "immutable in this while_loop.*The condition may only read; write in body_fn",
         lambda: nn.while_loop(lambda m, x: m(x).sum() < 3, call, BOUND_NORM, X, carry_variables="batch_stats"),
     ),
     "state outside of the loop": (

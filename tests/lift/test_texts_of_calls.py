@@ -100,12 +100,12 @@ CALLS = {
         lambda: nn.custom_vjp(call, call, call)(X),
     ),
     "custom_jvp": ("custom_jvp(fn, jvp_fn)(module, *args)", lambda: nn.custom_jvp(call, call)(X)),
-    "custom_gradient": ("custom_gradient(fn, …)(module, *args)", lambda: nn.custom_gradient(call)(X)),
+    "custom_gradient": ("custom_gradient(fn)(module, *args)", lambda: nn.custom_gradient(call)(X)),
     "while_loop": ("while_loop(cond_fn, body_fn, module, init)", lambda: nn.while_loop(BOUND, call, call, X)),
     "switch": ("switch(index, branches, module, *operands)", lambda: nn.switch(0, [call], X)),
     "jvp": ("jvp(fn, module, primals, tangents, variable_tangents)", lambda: nn.jvp(call, X, (X,), (X,), {})),
     "root": ("root(fn, module, x0, *args)", lambda: nn.root(call, X, X)),
-    "vjp": ("vjp(fn, module, *args)", lambda: nn.vjp(call, X)),
+    "vjp": ("vjp(fn, module, *primals)", lambda: nn.vjp(call, X)),
 }
 
 
@@ -113,7 +113,7 @@ CALLS = {
 def test_call(case):
     """Without a module, each transform says how it is called."""
     text, program = CALLS[case]
-    with pytest.raises(errors.TransformTargetError, match=re.escape(f"The call is {text}: the module comes ")):
+    with pytest.raises(errors.TransformTargetError, match=re.escape(f"The call is {text}.")):
         program()
 
 

@@ -8,16 +8,17 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from liftax.ad.checks import describe
 from liftax.errors import ArityError
+from liftax.explain.transform import Transform
+from liftax.explain.values import describe
 
 
-def indices(argnums: int | Sequence[int], what: str, hint: str = "") -> int | tuple[int, ...]:
+def indices(argnums: int | Sequence[int], transform: Transform, hint: str = "") -> int | tuple[int, ...]:
     """Return `argnums` as an integer or a tuple of integers.
 
     Args:
         argnums: What the user gave.
-        what: The transform that speaks.
+        transform: For the error text.
         hint: What else may be wrong.
 
     Raises:
@@ -33,10 +34,12 @@ def indices(argnums: int | Sequence[int], what: str, hint: str = "") -> int | tu
         entries = argnums if isinstance(argnums, tuple | list) else (argnums,)
         plain = all(isinstance(x, str | int | float | None) for x in entries)
         got = repr(argnums) if plain else describe(argnums)  # an array would be printed whole
-        raise ArityError(f"{what} got argnums={got}, expected an integer or a sequence of integers.{hint}") from None
+        raise ArityError(
+            f"{transform} got argnums={got}, expected an integer or a sequence of integers.{hint}"
+        ) from None
 
 
-def positions(argnums: int | tuple[int, ...], n: int, what: str) -> list[int]:
+def positions(argnums: int | tuple[int, ...], n: int, transform: Transform) -> list[int]:
     """Return `argnums` as positions from the left.
 
     Raises:
@@ -46,12 +49,13 @@ def positions(argnums: int | tuple[int, ...], n: int, what: str) -> list[int]:
     for i in asked:
         if not -n <= i < n:
             raise ArityError(
-                f"{what} differentiates with respect to positional argument {i} (argnums={argnums}), and the call has "
+                f"{transform} differentiates with respect to positional argument {i} (argnums={argnums}), and the "
+                "call has "
                 f"{n} positional argument{'s' * (n != 1)}. Pass it by position, or change argnums."
             )
     where = [i % n for i in asked]
     if len(set(where)) < len(where):
-        raise ArityError(f"{what} got argnums={argnums}, which names an argument twice. Name each once.")
+        raise ArityError(f"{transform} got argnums={argnums}, which names an argument twice. Name each once.")
     return where
 
 

@@ -16,9 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from liftax.ad.argnums import indices, positions
-from liftax.ad.checks import check_float_primals, check_scalar_output, demand_callable, demand_pair, explain_arity
+from liftax.ad.checks import check_float_primals, check_scalar_output
 from liftax.ad.reduce import mark, resolve_axes
+from liftax.explain.functions import demand_callable, demand_pair, explain_arity
+from liftax.explain.transform import Transform
 from liftax.typing import AxisName
+
+_OPTIONS = frozenset({"argnums", "holomorphic", "allow_int"})
+GRAD = Transform("grad", "(f)(x)", options=_OPTIONS)
+VALUE_AND_GRAD = Transform("value_and_grad", "(f)(x)", options=_OPTIONS)
 
 
 def grad(
@@ -58,7 +64,7 @@ def grad(
         >>> print(ad.grad(lambda x, y: x * y**2, argnums=(0, -1))(2.0, 3.0))
         (Array(9., dtype=float32, weak_type=True), Array(12., dtype=float32, weak_type=True))
     """
-    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "grad")
+    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, GRAD)
 
     def grad_fn(*args: Any, **kwargs: Any) -> Any:
         _, grads, *aux = run(args, kwargs)
@@ -88,7 +94,7 @@ def value_and_grad(
         >>> print(value, g)
         8.0 12.0
     """
-    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, "value_and_grad")
+    run = gradient(fun, argnums, has_aux, holomorphic, allow_int, reduce_axes, VALUE_AND_GRAD)
 
     def value_and_grad_fn(*args: Any, **kwargs: Any) -> Any:
         value, grads, *aux = run(args, kwargs)
@@ -104,32 +110,32 @@ def gradient(
     holomorphic: bool,
     allow_int: bool,
     reduce_axes: AxisName | Sequence[AxisName],
-    what: str,
+    transform: Transform,
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
-    """Return `(args, kwargs) -> (value, grads[, aux])`; `what` speaks in error texts."""
-    demand_callable(fun, what)
-    wanted = indices(argnums, what, f" lx.{what} returns a function of the arguments: lx.{what}(f)(x).")
+    """Return `(args, kwargs) -> (value, grads[, aux])`; errors name `transform`."""
+    demand_callable(fun, transform)
+    wanted = indices(argnums, transform, f" lx.{transform} returns a function of the arguments: lx.{transform}(f)(x).")
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        where = positions(wanted, len(args), what)
-        axes = resolve_axes(reduce_axes, what) if reduce_axes != () else ()
+        where = positions(wanted, len(args), transform)
+        axes = resolve_axes(reduce_axes, transform) if reduce_axes != () else ()
         primals = tuple(args[i] for i in where)
         names = [f"argument {i}" for i in where]
-        check_float_primals(primals, names, what, holomorphic=holomorphic, allow_int=allow_int)
+        check_float_primals(primals, names, transform, holomorphic=holomorphic, allow_int=allow_int)
 
         def pure(*primals: Any) -> Any:
             full = list(args)
             for i, primal in zip(where, mark(primals, axes) if axes else primals, strict=True):
                 full[i] = primal
             out = fun(*full, **kwargs)
-            pair = demand_pair(out, what) if has_aux else (out,)
-            check_scalar_output(pair[0], what, holomorphic=holomorphic)
+            pair = demand_pair(out, transform) if has_aux else (out,)
+            check_scalar_output(pair[0], transform, holomorphic=holomorphic)
             return pair if has_aux else out
 
         try:
             value, vjp_fn, *aux = jax.vjp(functools.update_wrapper(pure, fun, updated=()), *primals, has_aux=has_aux)
         except TypeError as error:
-            explain_arity(fun, args, kwargs, error, what)
+            explain_arity(fun, args, kwargs, error, transform)
             raise
         grads = vjp_fn(jnp.ones_like(value))
         return (value, grads if isinstance(wanted, tuple) else grads[0], *aux)

@@ -17,6 +17,10 @@ from liftax.ad.grad import gradient
 from liftax.ad.jvp import run_jvp
 from liftax.ad.vjp import vjp
 from liftax.errors import CotangentError
+from liftax.explain.transform import Transform
+
+HVP = Transform("hvp", "(f, (x,), (v,))")
+VHP = Transform("vhp", "(f, (x,), (v,))")
 
 
 def hvp(
@@ -48,8 +52,8 @@ def hvp(
         >>> print(slope, product)
         [4. 1.] [4. 2.]
     """
-    _check("hvp", primals, tangents)
-    return run_jvp("hvp", _gradient("hvp", fun, len(primals), has_aux), primals, tangents, has_aux)
+    _check(HVP, primals, tangents)
+    return run_jvp(HVP, _gradient(HVP, fun, len(primals), has_aux), primals, tangents, has_aux)
 
 
 def vhp(
@@ -67,23 +71,23 @@ def vhp(
         >>> print(product)
         [4. 2.]
     """
-    _check("vhp", primals, tangents)
-    grads, vjp_fn, *aux = vjp(_gradient("vhp", fun, len(primals), has_aux), *primals, has_aux=has_aux)
+    _check(VHP, primals, tangents)
+    grads, vjp_fn, *aux = vjp(_gradient(VHP, fun, len(primals), has_aux), *primals, has_aux=has_aux)
     try:
         products = vjp_fn(tuple(tangents))
     except CotangentError as error:
-        explain_tangents(primals, tangents, error, "vhp")
+        explain_tangents(primals, tangents, error, VHP)
         raise
     return (grads, products, *aux)
 
 
-def _check(what: str, primals: Sequence[Any], tangents: Sequence[Any]) -> None:
-    check_pair_of_sequences(primals, tangents, what)
-    check_float_primals(primals, [f"argument {i}" for i in range(len(primals))], what)
+def _check(transform: Transform, primals: Sequence[Any], tangents: Sequence[Any]) -> None:
+    check_pair_of_sequences(primals, tangents, transform)
+    check_float_primals(primals, [f"argument {i}" for i in range(len(primals))], transform)
 
 
-def _gradient(what: str, fun: Callable[..., Any], count: int, has_aux: bool) -> Callable[..., Any]:
-    run = gradient(fun, tuple(range(count)), has_aux, False, False, (), what)
+def _gradient(transform: Transform, fun: Callable[..., Any], count: int, has_aux: bool) -> Callable[..., Any]:
+    run = gradient(fun, tuple(range(count)), has_aux, False, False, (), transform)
 
     def grads(*args: Any) -> Any:
         _, found, *aux = run(args, {})

@@ -13,16 +13,13 @@ from typing import Any, Literal, TypeVar, overload
 
 import jax
 
-from liftax.ad.checks import (
-    check_pair_of_sequences,
-    demand_callable,
-    demand_pair,
-    explain_arity,
-    explain_tangents,
-    explain_values,
-)
+from liftax.ad.checks import check_pair_of_sequences, explain_tangents, explain_values
 from liftax.ad.notes import add_note
 from liftax.errors import LiftaxError
+from liftax.explain.functions import demand_callable, demand_pair, explain_arity
+from liftax.explain.transform import Transform
+
+JVP = Transform("jvp", "(f, (x,), (x_dot,))", mode="forward")
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -77,20 +74,20 @@ def jvp(
         >>> print(f"{y:.6f} {y_dot:.6f}")
         0.099833 0.199001
     """
-    return run_jvp("jvp", fun, primals, tangents, has_aux)
+    return run_jvp(JVP, fun, primals, tangents, has_aux)
 
 
 def run_jvp(
-    what: str, fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool
+    transform: Transform, fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool
 ) -> tuple[Any, ...]:
-    """Return what `jvp` returns; `what` speaks in error texts."""
-    demand_callable(fun, what)
-    check_pair_of_sequences(primals, tangents, what)
+    """Return what `jvp` returns; errors name `transform`."""
+    demand_callable(fun, transform)
+    check_pair_of_sequences(primals, tangents, transform)
     pure = fun
     if has_aux:
 
         def pure(*args: Any) -> Any:
-            return demand_pair(fun(*args), what)
+            return demand_pair(fun(*args), transform)
 
         functools.update_wrapper(pure, fun, updated=())
     try:
@@ -99,9 +96,9 @@ def run_jvp(
         raise
     except (TypeError, ValueError) as error:
         if isinstance(error, TypeError):
-            explain_values(fun, primals, error, what, has_aux)
-        explain_tangents(primals, tangents, error, what)
+            explain_values(fun, primals, error, transform, has_aux)
+        explain_tangents(primals, tangents, error, transform)
         if isinstance(error, TypeError):
-            explain_arity(fun, primals, {}, error, what)
+            explain_arity(fun, primals, {}, error, transform)
         add_note(error)
         raise

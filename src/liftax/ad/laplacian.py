@@ -32,18 +32,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from liftax import _compat
-from liftax.ad.checks import (
-    check_float_primals,
-    check_jacobian_types,
-    demand_callable,
-    demand_pair,
-    describe,
-    is_value,
-    tree_mismatch,
-)
+from liftax.ad.checks import check_float_primals, check_jacobian_types
 from liftax.ad.notes import noted
 from liftax.errors import ArityError, InvalidRngError, NonDifferentiableOutputError
+from liftax.explain.functions import demand_callable, demand_pair
+from liftax.explain.transform import Transform
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe, is_value
 from liftax.typing import PRNGKey
+
+LAPLACIAN = Transform("laplacian", "(f, x)", mode="forward")
+DIVERGENCE = Transform("divergence", "(f, x)", mode="forward")
 
 
 def laplacian(
@@ -81,19 +80,19 @@ def laplacian(
         >>> print(out, lap)
         9.0 18.0
     """
-    flat, directions, call = _directions("laplacian", fun, primals, key, samples)
+    flat, directions, call = _directions(LAPLACIAN, fun, primals, key, samples)
     types: list[Any] = []
 
     def pure(flat: Any) -> list[Any]:
         out = call(flat)
-        out, aux = demand_pair(out, "laplacian") if has_aux else (out, None)
-        check_jacobian_types(out, (), "laplacian")
+        out, aux = demand_pair(out, LAPLACIAN) if has_aux else (out, None)
+        check_jacobian_types(out, (), LAPLACIAN)
         leaves, treedef = jax.tree.flatten(out)
         rest, rest_treedef = jax.tree.flatten(aux)
         types.append((len(leaves), treedef, [_VALUE if is_value(x) else x for x in rest], rest_treedef))
         return [*leaves, *filter(is_value, rest)]
 
-    with noted(fun, primals, "laplacian"):
+    with noted(fun, primals, LAPLACIAN):
         closed = jax.make_jaxpr(pure)(flat)
         count, treedef, rest, rest_treedef = types[0]
         found = _propagate(closed.jaxpr, closed.consts, [_Dense(flat, directions, None)])
@@ -138,11 +137,11 @@ def divergence(
         >>> print(out, div)
         [1. 4.] 6.0
     """
-    flat, directions, call = _directions("divergence", fun, primals, key, samples)
+    flat, directions, call = _directions(DIVERGENCE, fun, primals, key, samples)
 
     def pure(flat: Any) -> Any:
         out = call(flat)
-        out, aux = demand_pair(out, "divergence") if has_aux else (out, None)
+        out, aux = demand_pair(out, DIVERGENCE) if has_aux else (out, None)
         if found := tree_mismatch(primals[0], out):
             raise NonDifferentiableOutputError(
                 f"divergence needs a field like its first argument{found.path and ' at '}{found.path}: expected "
@@ -150,7 +149,7 @@ def divergence(
             )
         return ravel_pytree(out)[0], (out, aux)
 
-    with noted(fun, primals, "divergence"):
+    with noted(fun, primals, DIVERGENCE):
         _, jvp_fn, (out, aux) = jax.linearize(pure, flat, has_aux=True)
         if isinstance(directions, _Identity):
             div = jnp.trace(jax.vmap(jvp_fn)(directions.dense()))
@@ -159,24 +158,24 @@ def divergence(
     return (out, div, aux) if has_aux else (out, div)
 
 
-def check_samples(samples: Any, what: str) -> None:
+def check_samples(samples: Any, transform: Transform) -> None:
     """Raise `ArityError` unless `samples` is None or a number of directions."""
     if samples is not None and (isinstance(samples, bool) or not hasattr(samples, "__index__") or samples < 1):
-        raise ArityError(f"{what} got samples={samples!r}, expected a number of directions, from 1 on.")
+        raise ArityError(f"{transform} got samples={samples!r}, expected a number of directions, from 1 on.")
 
 
 def _directions(
-    what: str, fun: Callable[..., Any], primals: Sequence[Any], key: Any, samples: int | None
+    transform: Transform, fun: Callable[..., Any], primals: Sequence[Any], key: Any, samples: int | None
 ) -> tuple[Any, Any, Callable[[Any], Any]]:
     """Return the first argument as one vector, directions as rows, and `fun` as a function of that vector."""
-    demand_callable(fun, what)
+    demand_callable(fun, transform)
     if not primals:
-        raise ArityError(f"{what} is taken in the first argument, and got none: write {what}(f, x).")
+        raise ArityError(f"{transform} is taken in the first argument, and got none: write {transform}(f, x).")
     if (key is None) != (samples is None):
-        raise ArityError(f"{what}: an estimate takes both key and samples; without both the result is exact.")
-    check_samples(samples, what)
-    check_float_primals(primals[:1], ["argument 0"], what)
-    check_jacobian_types((), primals[0], what)
+        raise ArityError(f"{transform}: an estimate takes both key and samples; without both the result is exact.")
+    check_samples(samples, transform)
+    check_float_primals(primals[:1], ["argument 0"], transform)
+    check_jacobian_types((), primals[0], transform)
     x = primals[0]
     flat, unravel = (x, lambda x: x) if isinstance(x, jax.Array) and x.ndim == 1 else ravel_pytree(x)
     if samples is None:
@@ -186,7 +185,7 @@ def _directions(
             signs = jax.random.rademacher(key, (samples, flat.size), flat.dtype)
         except (TypeError, ValueError):
             raise InvalidRngError(
-                f"{what} got key={describe(key)}, expected an rng key: jax.random.key(seed)."
+                f"{transform} got key={describe(key)}, expected an rng key: jax.random.key(seed)."
             ) from None
         directions = signs / np.sqrt(samples).astype(flat.dtype)
     return flat, directions, lambda flat: fun(unravel(flat), *primals[1:])

@@ -3,8 +3,32 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from liftax.ad.checks import explain_arity
+from liftax.ad.checks import explain_tangents
 from liftax.errors import LiftaxError
+from liftax.explain.functions import explain_arity
+from liftax.explain.transform import Transform
+
+
+class tangents_explained:
+    """Raise `TangentError` from an error of JAX about tangents that do not fit, and add to others what `noted` adds.
+
+    Args:
+        primals: The arguments.
+        tangents: What the user gave for them.
+        transform: For the error text.
+    """
+
+    def __init__(self, primals: Sequence[Any], tangents: Sequence[Any], transform: Transform):
+        self.primals, self.tangents, self.transform = primals, tangents, transform
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Explain the error."""
+        if isinstance(error, TypeError | ValueError):
+            explain_tangents(self.primals, self.tangents, error, self.transform)
+            add_note(error)
 
 
 class noted:
@@ -13,19 +37,26 @@ class noted:
     Args:
         fun: A function that runs inside, to say if it can't be called so.
         args: What it is called with.
-        what: The transform that speaks.
+        transform: For the error text.
     """
 
-    def __init__(self, fun: Callable[..., Any] | None = None, args: Sequence[Any] = (), what: str = ""):
-        self.fun, self.args, self.what = fun, args, what
+    def __init__(
+        self, fun: Callable[..., Any] | None = None, args: Sequence[Any] = (), transform: Transform | None = None
+    ):
+        self.fun, self.args, self.transform = fun, args, transform
 
     def __enter__(self) -> None:
         """Do nothing."""
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         """Add the note."""
-        if isinstance(error, TypeError) and self.fun is not None and not isinstance(error, LiftaxError):
-            explain_arity(self.fun, self.args, {}, error, self.what)
+        if (
+            isinstance(error, TypeError)
+            and self.fun is not None
+            and self.transform is not None
+            and not isinstance(error, LiftaxError)
+        ):
+            explain_arity(self.fun, self.args, {}, error, self.transform)
         if isinstance(error, TypeError | ValueError):
             add_note(error)
 

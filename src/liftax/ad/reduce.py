@@ -40,6 +40,7 @@ first. A primal of a `vjp` *inside* such a branch varies over the axis, and its 
 Source: the semantics of `reduce_axes` in `flax.linen.vjp` and in `jax.vjp` up to JAX 0.4.
 """
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -49,17 +50,18 @@ import jax.numpy as jnp
 
 from liftax import _compat
 from liftax.errors import ReduceAxesError, nearest
+from liftax.explain.transform import Transform
 from liftax.typing import AxisName, PyTree
 
 
-def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") -> tuple[AxisName, ...]:
+def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], transform: Transform) -> tuple[AxisName, ...]:
     """Return the axis names in `reduce_axes` to set marks for: those of `jax.vmap`s around the caller.
 
     Axes of a mesh that `jax.shard_map` runs over may be named too, and need no mark.
 
     Args:
         reduce_axes: One axis name as a string, or a sequence or set of axis names.
-        what: The transform that speaks in error texts.
+        transform: For the error text.
 
     Returns:
         The names, each once.
@@ -68,22 +70,22 @@ def resolve_axes(reduce_axes: AxisName | Sequence[AxisName], what: str = "vjp") 
         ReduceAxesError: A name is not bound, is bound by `shard_map` with `check_vma=False`, or `reduce_axes` holds no
             names at all.
     """
-    names = _names(reduce_axes, what)
-    return tuple(dict.fromkeys(name for name in names if not _is_summed_by_jax(name, what)))
+    names = _names(reduce_axes, transform)
+    return tuple(dict.fromkeys(name for name in names if not _is_summed_by_jax(name, transform)))
 
 
-def _names(reduce_axes: Any, what: str) -> tuple[AxisName, ...]:
+def _names(reduce_axes: Any, transform: Transform) -> tuple[AxisName, ...]:
     if isinstance(reduce_axes, str):
         reduce_axes = (reduce_axes,)
     if not isinstance(reduce_axes, tuple | list | set | frozenset):
         raise ReduceAxesError(
-            f"{what} got reduce_axes={reduce_axes!r} of type {type(reduce_axes).__name__}, expected axis names. "
+            f"{transform} got reduce_axes={reduce_axes!r} of type {type(reduce_axes).__name__}, expected axis names. "
             "Write a name or a sequence of names, such as reduce_axes=('batch',)."
         )
     for name in reduce_axes:
         if name is None or isinstance(name, bool) or not isinstance(name, Hashable):
             raise ReduceAxesError(
-                f"{what} got {name!r} of type {type(name).__name__} in reduce_axes, expected the name of an axis. "
+                f"{transform} got {name!r} of type {type(name).__name__} in reduce_axes, expected the name of an axis. "
                 "Write the names themselves, such as reduce_axes=('batch',)."
             )
     return tuple(reduce_axes)
@@ -97,9 +99,9 @@ def _is_bound(name: AxisName) -> bool:
     return True
 
 
-def bound_axes(reduce_axes: AxisName | Sequence[AxisName]) -> tuple[AxisName, ...]:
+def bound_axes(reduce_axes: AxisName | Sequence[AxisName], transform: Transform) -> tuple[AxisName, ...]:
     """Return the names in `reduce_axes`, checked, of axes that are bound here: outside of an axis there is no sum."""
-    return tuple(name for name in _names(reduce_axes, "vjp") if _is_bound(name))
+    return tuple(name for name in _names(reduce_axes, transform) if _is_bound(name))
 
 
 def mark(tree: PyTree, axes: tuple[AxisName, ...]) -> PyTree:
@@ -107,7 +109,7 @@ def mark(tree: PyTree, axes: tuple[AxisName, ...]) -> PyTree:
 
     Integers, Booleans, keys and refs have no cotangent to sum and are left alone.
     """
-    return jax.tree.map(lambda x: _mark_p.bind(x, x, axes=axes) if _is_inexact(x) else x, tree)
+    return jax.tree.map(lambda x: _mark_p().bind(x, x, axes=axes) if _is_inexact(x) else x, tree)
 
 
 def _is_inexact(x: Any) -> bool:
@@ -115,12 +117,12 @@ def _is_inexact(x: Any) -> bool:
     return isinstance(aval, jax.core.ShapedArray) and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
-def _is_summed_by_jax(name: Any, what: str) -> bool:
+def _is_summed_by_jax(name: Any, transform: Transform) -> bool:
     if not _is_bound(name):
         bound = [repr(n) for n in _compat.bound_axis_names()]
         raise ReduceAxesError(
-            f"{what} got reduce_axes with {name!r}, but no axis of that name is bound here. Bound axes: "
-            f"{', '.join(bound) or 'none'}.{nearest(str(name), map(str, _compat.bound_axis_names()))} Call {what} "
+            f"{transform} got reduce_axes with {name!r}, but no axis of that name is bound here. Bound axes: "
+            f"{', '.join(bound) or 'none'}.{nearest(str(name), map(str, _compat.bound_axis_names()))} Call {transform} "
             f"in a function under jax.vmap(..., axis_name={name!r}), or leave the name out of reduce_axes."
         )
     if name not in jax.sharding.get_abstract_mesh().manual_axes:
@@ -128,7 +130,7 @@ def _is_summed_by_jax(name: Any, what: str) -> bool:
     if name in jax.typeof(jax.lax.axis_index(name)).manual_axis_type.varying:  # type: ignore[union-attr]
         return True
     raise ReduceAxesError(
-        f"{what} got reduce_axes with {name!r}, an axis of a mesh that shard_map runs over with check_vma=False: "
+        f"{transform} got reduce_axes with {name!r}, an axis of a mesh that shard_map runs over with check_vma=False: "
         "without the types that it checks, nothing says which values vary over the axis. Leave check_vma=True, or "
         f"leave the name out, which gives the cotangent of each device, and sum by hand: jax.lax.psum(ct, {name!r})."
     )
@@ -147,7 +149,7 @@ def _identity(x: Any, like: Any, *, axes: tuple[AxisName, ...]) -> Any:
 
 
 def _reduce(ct: Any, like: Any, *, axes: tuple[AxisName, ...]) -> Any:
-    return _reduce_p.bind(ct, like, axes=axes) if axes else ct
+    return _reduce_p().bind(ct, like, axes=axes) if axes else ct
 
 
 def _batch_reduce(
@@ -166,11 +168,17 @@ def _batch_reduce(
 def _batch_mark(
     size: int, name: Hashable, vals: Sequence[Any], dims: Sequence[int | None], params: dict[str, Any]
 ) -> tuple[Any, int | None]:
-    return _mark_p.bind(*vals, **params), dims[0]
+    return _mark_p().bind(*vals, **params), dims[0]
 
 
-# A derivative taken outside sees the marked value itself: only the cotangents of the vjp that set the mark are summed.
-_mark_p = _compat.linear_in_first("liftax_mark", run=_identity, primal=_identity, transpose=_reduce, batch=_batch_mark)
-_reduce_p = _compat.linear_in_first(
-    "liftax_reduce", run=_unresolved, primal=None, transpose=_reduce, batch=_batch_reduce
-)
+@functools.cache
+def _mark_p() -> Any:
+    # A derivative taken outside sees the marked value: only the cotangents of the vjp that set the mark are summed.
+    return _compat.linear_in_first("liftax_mark", run=_identity, primal=_identity, transpose=_reduce, batch=_batch_mark)
+
+
+@functools.cache
+def _reduce_p() -> Any:
+    return _compat.linear_in_first(
+        "liftax_reduce", run=_unresolved, primal=None, transpose=_reduce, batch=_batch_reduce
+    )

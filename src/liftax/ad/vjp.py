@@ -16,11 +16,16 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 
 from liftax import _compat
-from liftax.ad.checks import demand_callable, describe, explain_arity, explain_cotangent, explain_values
+from liftax.ad.checks import explain_cotangent, explain_values
 from liftax.ad.notes import add_note
 from liftax.ad.reduce import mark, resolve_axes
 from liftax.errors import CotangentError, LiftaxError
+from liftax.explain.functions import demand_callable, explain_arity
+from liftax.explain.transform import Transform
+from liftax.explain.values import describe
 from liftax.typing import AxisName, PyTree
+
+VJP = Transform("vjp", "(f, *primals)")
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -82,7 +87,7 @@ class VjpFn:
         except (TypeError, ValueError) as error:
             outputs = _compat.vjp_outputs(self.jax_vjp)
             if outputs is not None:
-                explain_cotangent(outputs[0], out_ct, error)
+                explain_cotangent(outputs[0], out_ct, error, VJP)
             add_note(error)
             raise
         return cotangents if self.arrange is None else self.arrange(cotangents)
@@ -193,9 +198,9 @@ def vjp(
         >>> print(w_ct, x_ct)
         14.0 [1. 2. 3.]
     """
-    demand_callable(fun, "vjp")
+    demand_callable(fun, VJP)
     pure = fun
-    axes = resolve_axes(reduce_axes) if reduce_axes != () else ()
+    axes = resolve_axes(reduce_axes, VJP) if reduce_axes != () else ()
     if axes:
 
         def pure(*args: Any) -> Any:
@@ -207,7 +212,7 @@ def vjp(
     except LiftaxError:
         raise
     except TypeError as error:
-        explain_arity(fun, primals, {}, error)
-        explain_values(fun, primals, error, "vjp", has_aux)
+        explain_arity(fun, primals, {}, error, VJP)
+        explain_values(fun, primals, error, VJP, has_aux)
         raise
     return primals_out, VjpFn(jax_vjp), *aux

@@ -11,18 +11,20 @@ from liftax.core.filters import DenyList, group, in_filter, intersect, is_empty,
 from liftax.core.frozen_dict import FrozenDict, copy, freeze, pop, pretty_repr, unfreeze
 from liftax.core.functional import apply, bind, init, lazy_init
 from liftax.core.meta import AxisMetadata, is_box, map_axis_meta, replace_boxed, unbox
-from liftax.core.pack import Liftable, Packed, State, View, unbind
+from liftax.core.pack import Liftable, Packed, unbind
+from liftax.core.run import Effects, Run, State
 from liftax.core.scope import Scope
 from liftax.core.store import Store
 from liftax.core.tracers import check_trace_level, current_trace
 from liftax.core.variable import Variable
+from liftax.core.view import View
 from liftax.typing import Array
 
 __all__ = [
-    "Array", "AxisMetadata", "DenyList", "FrozenDict", "Liftable", "Packed", "Scope", "State", "Store", "Variable",
-    "View", "apply", "bind", "check_trace_level", "copy", "current_trace", "freeze", "group", "in_filter", "init",
-    "intersect", "is_box", "is_empty", "lazy_init", "map_axis_meta", "meta", "pop", "pretty_repr", "replace_boxed",
-    "spmd", "subtract", "tracers", "unbind", "unbox", "unfreeze", "union",
+    "Array", "AxisMetadata", "DenyList", "Effects", "FrozenDict", "Liftable", "Packed", "Run", "Scope", "State",
+    "Store", "Variable", "View", "apply", "bind", "check_trace_level", "copy", "current_trace", "freeze", "group",
+    "in_filter", "init", "intersect", "is_box", "is_empty", "lazy_init", "map_axis_meta", "meta", "pop",
+    "pretty_repr", "replace_boxed", "spmd", "subtract", "tracers", "unbind", "unbox", "unfreeze", "union",
 ]  # fmt: skip
 
 _LIFTED = frozenset({

@@ -25,7 +25,7 @@ class Frame(NamedTuple):
 
 class _Calls(threading.local):
     top = Frame()
-    within: tuple[str, str] | None = None  # the innermost lifted transform that runs: its name, its target
+    within: tuple[Any, str] | None = None  # the innermost lifted transform that runs: its descriptor, its target
     watch: Any = None  # the innermost trace in progress that may be kept: see `liftax.core.outside`
     guards: tuple["Guard", ...] = ()  # those that this thread holds
     named = True  # whether operations stand under the names of modules in profiles

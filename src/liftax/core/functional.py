@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from liftax import _compat, errors
+from liftax import errors, jaxprs
 from liftax.core import rngs as _rngs
 from liftax.core.filters import in_filter
 from liftax.core.scope import Scope, copied
@@ -158,7 +158,14 @@ def lazy_init(
             return init(fn, mutable, flags)(keys, *args, **kwargs)[1]
 
         arrays = [x for x, is_array in zip(leaves, abstract, strict=True) if is_array]
-        return _compat.partial_eval(variables_of, _rngs.canonical(rngs, "lazy_init"), arrays)
+        variables, depends = jaxprs.partial_eval(variables_of, _rngs.canonical(rngs, "lazy_init"), arrays)
+        if depends:
+            raise errors.LazyInitError(
+                f"lazy_init: a variable's initial value depends on the value of an argument "
+                f"({', '.join(map(str, depends))}), and only its shape is known. Use init with real arrays, or "
+                "initialize the variable from shapes only."
+            )
+        return variables
 
     return initialized
 

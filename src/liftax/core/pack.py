@@ -1,21 +1,24 @@
 """The lift: from stateful targets to pytrees and back, in three verbs.
 
-    unbind  : target -> (variables grouped by filter, keys)        before the JAX call
-    bind    : (variables, keys) -> inner target                     inside the function that JAX transforms
-    collect : inner target -> state it wrote                        inside, an explicit output
-    commit  : state -> ()                                           after the JAX call
+    unbind  : target -> Packed: variables grouped by filter, and keys      before the JAX call
+    bind    : (variables, keys) -> inner target                           inside the function that JAX transforms
+    collect : inner target -> Run: what was written, drawn and named      inside, an explicit output
+    commit  : Run -> ()                                                   after the JAX call
 
 A transform is a straight line around one call to JAX:
 
-    packed = unbind(target, filters, rngs, 'vjp')
+    packed = unbind(target, filters, rngs, VJP)
     def pure(groups, *args):
         with packed.bind(groups, packed.keys) as inner:
             return fn(inner.target, *args), inner.collect()
-    out, state = jax_transform(pure)(packed.groups, *args)
-    packed.commit(state)
+    out, run = jax_transform(pure)(packed.groups, *args)
+    packed.commit(run)
+
+A `Packed` and a `Run` are values: they are never changed, and another one is made by `packed.with_(…)`, or by
+`packed.include(run, …)` where a run created variables that the transform differentiates or carries.
 
 A target is a `Scope`, a `Liftable` (a Module), or a tree of these. A scope gets an inner scope of its own. A module is
-*rebound*: it and every module that it reaches point at inner scopes while the block runs and are put back after it. So
+*rebound*: it and every module that it reaches hold inner scopes while the block runs and are put back after it. So
 a function that uses the module through a closure sees the same variables as one that uses its argument, and JAX may
 trace the block later, as often as it likes. Everything reached is packed once: a scope that lies under another one, or
 that is reached twice, belongs to the outermost, first one.
@@ -23,20 +26,23 @@ that is reached twice, belongs to the outermost, first one.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
-
-import jax
+from typing import Any, Protocol
 
 from liftax import errors
-from liftax.core import filters, targets
+from liftax.core import filters
 from liftax.core.calls import Frame, acquire, calls, guarded, release
+from liftax.core.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
+from liftax.core.targets import leaves_of, located, outermost, reached_from
 from liftax.core.view import View
+from liftax.explain.transform import Transform
 from liftax.typing import Filter, Path, PRNGKey
 
 Groups = tuple[tuple[dict[str, Any], ...], ...]
 """For each filter, for each packed root: collection -> nested dict."""
+Counters = dict[Path, dict[str, int]]
+"""Path of a scope -> rng stream -> number of draws so far."""
 
 
 class Liftable(Protocol):
@@ -68,72 +74,91 @@ class Liftable(Protocol):
         """Take on the state of `snapshot`, bound to `scope`; return what `lift_restore` needs."""
         ...
 
-    def lift_restore(self, saved: Any) -> Any:
-        """Go back to the state before `lift_install`; return names used meanwhile, for `lift_continue`."""
+    def lift_restore(self, saved: Any) -> None:
+        """Go back to the state before `lift_install`."""
         ...
 
-    def lift_continue(self, names: Any) -> None:
+    def lift_names(self) -> Mapping[str, int]:
+        """Return the automatic names that it has given: class name -> next number."""
+        ...
+
+    def lift_continue(self, names: Mapping[str, int]) -> None:
         """Continue automatic naming after `names`."""
         ...
 
 
-class State(NamedTuple):
-    """What a run of the inner target did to variables, for each packed root. A pytree.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Packed:
+    """A target taken apart. A value, made by `unbind` and by `with_`; see the module's docstring.
 
     Args:
-        written: (collection, *path, name) -> last value, of what was written and of nothing else.
-        created: the same keys -> initial value, of what did not exist before.
+        transform: the transform that packed it, for error texts.
+        view: the shape of the target.
+        leaves: the scopes and modules in it.
+        parts: for each leaf, what is rebound with it: (module or None, its snapshot, index of its root, path below).
+        frame: the call of a module's method that the inner function runs in.
+        roots: the packed scopes.
+        groups: their variables, by filter.
+        keys: for each root, rng stream -> key.
+        filters: the filters of the groups.
+        mutable: for each root, the collections that may be written inside.
+        counters: for each root, the draws before the inner function starts.
+        rng_bases: for each root, how many leading names of a path the keys know already.
+        included: for each root, variables that an earlier run created and that are in the groups now.
+        replay: for each root, the draws that creating these took, to be counted once more where they are declared.
+        creates: variables may be created inside.
+        compiled: state leaves a function that is compiled by itself.
     """
 
-    written: tuple[dict[Path, Any], ...]
-    created: tuple[dict[Path, Any], ...]
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Effects:
-    """What a run did besides state: how many keys it drew, where, and which names it gave. Static and hashable.
-
-    A transform that JAX need not trace again, such as jit, gets it from the run that JAX did trace.
-    """
-
-    after: Any
-    names: Any
-
-
-class Packed:
-    """A target taken apart. Made by `unbind`; see the module's docstring."""
-
-    __slots__ = (
-        "after", "compiled", "counters", "creates", "filters", "frame", "groups", "included", "inner_mutable", "keys",
-        "leaves", "name", "names", "parts", "replay", "rng_bases", "roots", "view",
-    )  # fmt: skip
-
+    transform: Transform
+    view: View
+    leaves: Sequence[Any]
+    parts: Sequence[Sequence[tuple[Any, Any, int, Path]]]
+    frame: Frame
     roots: tuple[Scope, ...]
     groups: Groups
     keys: tuple[dict[str, PRNGKey], ...]
+    filters: Sequence[Filter]
+    mutable: tuple[Filter, ...]
+    counters: tuple[Counters, ...]
+    rng_bases: tuple[int, ...]
+    included: tuple[Mapping[Path, Any], ...]
+    replay: tuple[Mapping[Path, dict[str, int]], ...]
+    creates: bool = True
+    compiled: bool = False
+
+    def with_(self, **changes: Any) -> "Packed":
+        """Return a packed target with other values in some fields."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def where(self) -> str:
+        """The place of the target, for error texts."""
+        return self.roots[0].path_text
 
     def bind(self, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]) -> "Bound":
         """Return the context in which the target holds the variables `groups`, and `keys`."""
         return Bound(self, groups, keys)
 
     def rebind(self, roots: Sequence[Scope]) -> "Bound":
-        """Return the context in which the target stands on `roots`, scopes that another transform has made."""
+        """Return the context in which the target holds `roots`, scopes that another transform made by `scopes`."""
         return Bound(self, (), (), roots)
 
     def scopes(self, groups: Groups, keys: Sequence[Mapping[str, PRNGKey]]) -> tuple[Scope, ...]:
         """Return a new scope for each packed root, with the variables `groups`, and `keys`."""
-        return tuple(self._scope(i, [group[i] for group in groups], keys[i]) for i in range(len(self.roots)))
+        return tuple([self._scope(i, [group[i] for group in groups], keys[i]) for i in range(len(self.roots))])
 
     def _scope(self, i: int, groups: Sequence[Mapping[str, Any]], keys: Mapping[str, PRNGKey]) -> Scope:
-        outer, mutable = self.roots[i], self.inner_mutable[i]
+        outer, mutable = self.roots[i], self.mutable[i]
         variables: dict[str, Any] = {}
         for group in groups:
             variables.update(group)
         for col in variables:
             if filters.in_filter(mutable, col):
                 variables[col] = copied(variables[col])
-        store = Store(variables, keys, mutable, outer.store.flags, self.name, outer.path, outer.store.collections())
+        store = Store(
+            variables, keys, mutable, outer.store.flags, self.transform, outer.path, outer.store.collections()
+        )
         store.counters = {path: dict(counts) for path, counts in self.counters[i].items()}
         store.replay = dict(self.replay[i])
         store.rng_base = self.rng_bases[i]
@@ -144,79 +169,64 @@ class Packed:
         store.cached = []
         return Scope.of(store, None, outer.name, outer.path)
 
-    def end(self, scopes: Sequence[Scope]) -> None:
-        """Declare the scopes of a run dead, and keep how many keys it drew, and where."""
-        self.after = tuple(
-            ({key: drawn for key, (_, drawn) in s.store.created.items()}, s.store.counters) for s in scopes
-        )
-        for scope in scopes:
-            scope.store.end()
+    def include(self, run: Run, filter_: Filter, index: int = 0) -> "Packed":
+        """Return a packed target whose group `index` has the variables in `filter_` that a run created.
 
-    def include(self, state: State, filter_: Filter, index: int = 0) -> bool:
-        """Add variables in `filter_` that a run created to the group `index`; tell whether there were any.
-
-        A transform with respect to variables calls this after its JAX call: what did not exist yet was created in that
-        run, so the transform runs again, now with respect to it.
+        What a transform differentiates or carries has to exist before its JAX call. So while initializing a first run
+        creates it, and the draws that this took are counted once more by the run that JAX transforms.
         """
-        found = False
-        fresh: set[tuple[int, int]] = set()  # groups whose dicts are ours to change
-        for i, created in enumerate(state.created):
-            group, drawn = self.groups[index][i], self.after[i][0]
-            for key, value in created.items():
-                col, *path, name = key
-                if not filters.in_filter(filter_, col):
-                    continue
-                if (i, index) not in fresh:
-                    fresh.add((i, index))
-                    group.update({c: copied(tree) for c, tree in group.items()})
+        groups, included, replay = [list(group) for group in self.groups], [*self.included], [*self.replay]
+        for i, created in enumerate(run.state.created):
+            new = {key: value for key, value in created.items() if filters.in_filter(filter_, key[0])}
+            if not new:
+                continue
+            drawn = thawed_draws(run.effects.drawn[i])
+            group: dict[str, Any] = {col: copied(tree) for col, tree in groups[index][i].items()}
+            for (col, *path, name), value in new.items():
                 tree = group.setdefault(col, {})
                 for step in path:
                     tree = tree.setdefault(step, {})
                 tree[name] = value
-                self.included[i][key] = value
-                self.replay[i][key] = drawn[key]
-                found = True
-        return found
+            groups[index][i] = group
+            included[i] = {**included[i], **new}
+            replay[i] = {**replay[i], **{key: drawn.get(key, {}) for key in new}}
+        return self.with_(groups=tuple(map(tuple, groups)), included=tuple(included), replay=tuple(replay))
 
-    def effects(self) -> Effects | None:
-        """Return what the last run did besides state, with paths relative to the roots; None if that is nothing."""
-        if not any(map(any, self.after)) and not any(names for _, names in self.names):
-            return None
-        after = tuple(
-            (_frozen(drawn), _frozen({path[len(scope.path) :]: counts for path, counts in counters.items()}))
-            for scope, (drawn, counters) in zip(self.roots, self.after, strict=True)
+    def after(self, effects: Effects) -> "Packed":
+        """Return a packed target whose draws go on where a run left them."""
+        return self.with_(counters=self.counters_after(effects), replay=tuple({} for _ in self.roots))
+
+    def counters_after(self, effects: Effects) -> tuple[Counters, ...]:
+        """Return the draws so far, by path, after a run."""
+        return tuple(
+            {**before, **thawed_draws(counts, root.path)}
+            for before, counts, root in zip(self.counters, effects.counters, self.roots, strict=True)
         )
-        return Effects(after, tuple(None if names is None else tuple(names.items()) for _, names in self.names))
 
-    def replay_effects(self, effects: Effects | None) -> None:
-        """Take `effects` for those of the last run."""
-        if effects is None:
-            return
-        self.after = tuple(
-            (_thawed(drawn), {(*scope.path, *path): counts for path, counts in _thawed(counters).items()})
-            for scope, (drawn, counters) in zip(self.roots, effects.after, strict=True)
-        )
-        modules = [module for parts in self.parts for module, *_ in parts if module is not None]
-        self.names = [
-            (module, None if names is None else dict(names))
-            for module, names in zip(reversed(modules), effects.names, strict=True)
-        ]
-
-    def commit(self, state: State) -> None:
+    def commit(self, run: Run) -> None:
         """Write what a run changed outward: state, rng counters, automatic names."""
+        (written, created), effects = run
         for i, scope in enumerate(self.roots):
-            drawn, counters = self.after[i]
-            for (col, *path, name), value in (*self.included[i].items(), *state.written[i].items()):
+            included, store = self.included[i], scope.store
+            for (col, *path, name), value in (*included.items(), *written[i].items()):
                 scope.at(tuple(path)).put_variable(col, name, value)
-            base = scope.path[len(scope.store.root_path) :]
-            for key, value in (*self.included[i].items(), *state.created[i].items()):
-                # New to a transform around this one too, which may have to differentiate with respect to it.
-                scope.store.created[(key[0], *base, *key[1:])] = (value, drawn.get(key) or self.replay[i].get(key, {}))
-            for path, counts in counters.items():
-                scope.store.counters.setdefault(path, {}).update(counts)
-        for module, names in self.names:
+            if included or created[i]:
+                base = scope.path[len(store.root_path) :]
+                drawn = thawed_draws(effects.drawn[i])
+                for key, value in (*included.items(), *created[i].items()):
+                    # New to a transform around this one too, which may have to differentiate with respect to it.
+                    draws = drawn.get(key) or self.replay[i].get(key, {})
+                    store.created[(key[0], *base, *key[1:])] = (value, draws)
+            for path, counts in effects.counters[i]:
+                store.counters.setdefault((*scope.path, *path), {}).update(counts)
+        self.continue_names(effects.names)
+
+    def continue_names(self, given: Sequence[Any]) -> None:
+        """Let the automatic names of modules go on after those that were given inside; see `Effects.names`."""
+        modules = [module for parts in self.parts for module, *_ in parts if module is not None]
+        for module, names in zip(modules, given, strict=True):
             if names:
-                module.lift_continue(names)
+                module.lift_continue(dict(names))
 
 
 class Bound:
@@ -240,7 +250,7 @@ class Bound:
         packed = self.packed
         self._within = calls.within
         if self._given is None:
-            calls.within = packed.name, ", ".join(root.path_text for root in packed.roots)
+            calls.within = packed.transform, ", ".join([root.path_text for root in packed.roots])
         scopes = packed.scopes(self._groups, self._keys) if self._given is None else self._given
         guards = [scope.store.guard for scope in scopes if scope.store.guard is not None]
         self._scopes = scopes
@@ -260,29 +270,51 @@ class Bound:
         calls.top = packed.frame
         return self
 
-    def collect(self) -> State:
-        """Return the state that was written so far, as a pytree: an explicit output of the transformed function."""
-        return State(tuple(s.store.written for s in self._scopes),
-                     tuple({k: v for k, (v, _) in s.store.created.items()} for s in self._scopes))  # fmt: skip
+    def collect(self) -> Run:
+        """Return what has been done so far, as a value: an explicit output of the transformed function."""
+        return run_of(self._scopes, self.names())
+
+    def names(self) -> tuple[Any, ...]:
+        """Return the automatic names that each rebound module has given so far, or None; see `Effects.names`."""
+        given = [module.lift_names() for module, _ in self._saved]
+        return tuple([tuple(names.items()) if names else None for names in given])
 
     def __exit__(self, *exception: object) -> None:
         calls.top, calls.within = self._frame, self._within
-        packed = self.packed
-        packed.names = [(module, module.lift_restore(saved)) for module, saved in reversed(self._saved)]
+        for module, saved in reversed(self._saved):
+            module.lift_restore(saved)
         if self._given is None:
-            packed.end(self._scopes)
+            end(self._scopes)
         if self._guards:
             release(self._guards)
 
 
-def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Packed:
+def run_of(scopes: Sequence[Scope], names: tuple[Any, ...] = ()) -> Run:
+    """Return what was done to inner scopes, and the names that were given meanwhile, as a value."""
+    written, created, drawn, counters = [], [], [], []
+    for scope in scopes:
+        store = scope.store
+        written.append(store.written)
+        created.append({key: value for key, (value, _) in store.created.items()})
+        drawn.append(frozen_draws({key: draws for key, (_, draws) in store.created.items()}))
+        counters.append(frozen_draws(store.counters, len(scope.path)))
+    return Run(State(tuple(written), tuple(created)), Effects(tuple(drawn), tuple(counters), names))
+
+
+def end(scopes: Sequence[Scope]) -> None:
+    """Declare inner scopes dead: using one later is an error."""
+    for scope in scopes:
+        scope.store.end()
+
+
+def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Transform | str) -> Packed:
     """Take `target` apart.
 
     Args:
         target: a Scope, a Liftable, or a tree of them.
         groups: filters; each collection goes to the first that matches, or stays out of reach.
         rngs: which rng streams go along. While initializing, `'params'` always does: variables are made from it.
-        name: the transform's name, for error texts.
+        transform: its descriptor, or its name, for error texts.
 
     Raises:
         TransformTargetError: no scope, module or tree of these.
@@ -298,45 +330,74 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
         ...         with packed.bind(groups, keys) as inner:
         ...             out = x * inner.target.get_variable('params', 'w')
         ...             return out, inner.collect()
-        ...     out, state = jax.jit(pure)(packed.groups, packed.keys, x)
-        ...     packed.commit(state)
+        ...     out, run = jax.jit(pure)(packed.groups, packed.keys, x)
+        ...     packed.commit(run)
         ...     return out
         >>> core.apply(f)({'params': {'w': 2.0}}, 3.0)
         Array(6., dtype=float32, weak_type=True)
     """
-    leaves, treedef = _leaves(target, name)
+    if isinstance(transform, str):
+        transform = Transform(transform)
+    leaves, treedef = leaves_of(target, transform)
     guards = []
     for leaf in leaves:
         scope = leaf if isinstance(leaf, Scope) else leaf.scope
         if scope is not None and scope.store.guard is not None and scope.store.guard not in calls.guards:
             guards.append(scope.store.guard)
     if guards:
-        return guarded(guards, unbind, target, groups, rngs, name)
+        return guarded(guards, unbind, target, groups, rngs, transform)
     found, scopes = [], []
     for leaf in leaves:
-        parts = _reached(leaf, name)
-        found.append(parts)
-        for _, scope, _ in parts:
+        reached = reached_from(leaf, transform)
+        found.append(reached)
+        for _, scope, _ in reached:
             scopes.append(scope)
-    roots = _outermost(scopes)
-    packed = Packed()
-    packed.name = name
-    packed.filters, packed.creates = groups, True
-    packed.compiled = any(scope.store.compiled for scope in roots)
-    packed.leaves = leaves
-    packed.roots = roots
+    roots = outermost(scopes)
+    view, parts = _placed(treedef, found, roots)
     top = calls.top
     alone = len(leaves) == 1 and found[0][0][2] is not None
-    packed.frame = Frame(leaves[0], top.capture, top.interceptors) if alone else top
-    packed.parts = []
-    slots = []
+    reach: Filter = False
+    grouped, mutable = [], []
+    try:
+        for filter_ in groups:
+            reach = filters.union(reach, filter_)
+        for scope in roots:
+            grouped.append(filters.group(_variables(scope), groups))
+            mutable.append(filters.intersect(scope.store.mutable, reach))
+    except errors.InvalidFilterError as error:
+        raise errors.InvalidFilterError(f"{transform} at {roots[0].path_text}: {error}") from None
+    nothing = tuple([{} for _ in roots])
+    return Packed(
+        transform=transform,
+        view=view,
+        leaves=leaves,
+        parts=parts,
+        frame=Frame(leaves[0], top.capture, top.interceptors) if alone else top,
+        roots=roots,
+        groups=tuple(zip(*grouped, strict=True)),
+        keys=tuple([_keys(scope, rngs) for scope in roots]),
+        filters=groups,
+        mutable=tuple(mutable),
+        counters=tuple([_counters(scope) for scope in roots]),
+        rng_bases=tuple([scope.streams[1] for scope in roots]),
+        included=nothing,
+        replay=nothing,
+        compiled=any(scope.store.compiled for scope in roots),
+    )
+
+
+def _placed(
+    treedef: Any, found: Sequence[Sequence[tuple[Path, Scope, Any]]], roots: tuple[Scope, ...]
+) -> tuple[View, list[list[tuple[Any, Any, int, Path]]]]:
+    """Return where each root shows in the target, and for each leaf what is rebound with it."""
+    parts, slots = [], []
     owned: set[int] = set()
     seen: set[int] = set()
-    for parts in found:
+    for reached in found:
         row: list[tuple[Path, int, Path, bool]] = []
         rebound = []
-        for prefix, scope, module in parts:
-            index, below = (0, ()) if scope is roots[0] else _locate(scope, roots)
+        for prefix, scope, module in reached:
+            index, below = (0, ()) if scope is roots[0] else located(scope, roots)
             if id(module) not in seen:
                 rebound.append((module, None if module is None else module.lift_snapshot(), index, below))
             if module is not None:
@@ -347,98 +408,8 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, name: str) -> Pa
                     owned.add(index)
                 row.append((prefix, index, below, owns))
         slots.append(tuple(row))
-        packed.parts.append(rebound)
-    packed.view = View(treedef, tuple(slots))
-    reach: Filter = False
-    fields = []
-    try:
-        for filter_ in groups:
-            reach = filters.union(reach, filter_)
-        for scope in roots:
-            store = scope.store
-            fields.append((
-                filters.group(_variables(scope), groups), _keys(scope, rngs), filters.intersect(store.mutable, reach),
-                _counters(scope), scope.streams[1], {}, {}, ({}, {}),
-            ))  # fmt: skip
-    except errors.InvalidFilterError as error:
-        raise errors.InvalidFilterError(f"{name} at {roots[0].path_text}: {error}") from None
-    (
-        grouped, packed.keys, packed.inner_mutable, packed.counters, packed.rng_bases, packed.included, packed.replay,
-        packed.after,
-    ) = zip(*fields, strict=True)  # fmt: skip
-    packed.groups = tuple(zip(*grouped, strict=True))
-    packed.names = []
-    return packed
-
-
-_ONE_LEAF = jax.tree.structure(0)
-
-
-def is_target(x: Any) -> bool:
-    """Tell whether `x` is a scope or a `Liftable`."""
-    return isinstance(x, Scope) or hasattr(type(x), "lift_parts")
-
-
-def _leaves(target: Any, name: str) -> tuple[list[Any], Any]:
-    if is_target(target):
-        return [target], _ONE_LEAF
-    leaves, treedef = jax.tree.flatten(target, is_leaf=is_target)
-    wrong = [x for x in leaves if not is_target(x)]
-    if wrong and isinstance(target, Mapping) and len(wrong) == len(leaves):
-        raise errors.TransformTargetError(
-            f"{name}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, or a "
-            "tree of these is expected. If these are variables, bind a module to them, module.bind(variables). The "
-            f"call is {targets.call_of(name)}."
-        )
-    if targets.other_library(target):  # maybe a pytree
-        raise targets.no_target(target, name)
-    if wrong:
-        raise targets.no_target(wrong[0], name)
-    if not leaves:
-        got = "None" if target is None else f"an empty {type(target).__name__}"
-        raise errors.TransformTargetError(
-            f"{name}: got {got} where a bound Module, a Scope, or a tree of these is expected. The call is "
-            f"{targets.call_of(name)}."
-        )
-    return leaves, treedef
-
-
-def _reached(leaf: Any, name: str) -> list[tuple[Path, Scope, Any]]:
-    if isinstance(leaf, Scope):
-        parts = [((), leaf, None)]
-    else:
-        if leaf.scope is None:
-            raise errors.UnboundModuleError(
-                f"{name}: the module {type(leaf).__name__} is not bound: it holds no variables. Make it inside a "
-                "@compact method or assign it in setup, or run this inside init or apply, or bind it with "
-                "module.bind(variables)."
-            )
-        parts = [(prefix, part.scope, part) for prefix, part in leaf.lift_parts() if part.scope is not None]
-    for _, scope, _ in parts:
-        if scope.store.dead:
-            scope._raise_dead()
-    return parts
-
-
-def _outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
-    """Drop scopes that lie at or below another one, keeping the order of first appearance."""
-    if len(scopes) == 1:
-        return (scopes[0],)
-    unique = list(dict.fromkeys(scopes))
-    return tuple(s for s in unique if not any(t is not s and _below(s, t) is not None for t in unique))
-
-
-def _below(scope: Scope, top: Scope) -> Path | None:
-    n = len(top.path)
-    return scope.path[n:] if scope.store is top.store and scope.path[:n] == top.path else None
-
-
-def _locate(scope: Scope, roots: tuple[Scope, ...]) -> tuple[int, Path]:
-    for i, root in enumerate(roots):
-        below = _below(scope, root)
-        if below is not None:
-            return i, below
-    raise AssertionError(f"{scope} lies under none of the packed scopes {roots}")
+        parts.append(rebound)
+    return View(treedef, tuple(slots)), parts
 
 
 def _variables(scope: Scope) -> dict[str, Any]:
@@ -461,11 +432,3 @@ def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
 def _counters(scope: Scope) -> dict[Path, dict[str, int]]:
     counters, path = scope.store.counters, scope.path
     return {p: dict(c) for p, c in counters.items() if p[: len(path)] == path} if counters else {}
-
-
-def _frozen(counts: Mapping[Path, Mapping[str, int]]) -> Any:
-    return tuple(sorted((key, tuple(sorted(count.items()))) for key, count in counts.items()))
-
-
-def _thawed(counts: Any) -> dict[Path, dict[str, int]]:
-    return {key: dict(count) for key, count in counts}

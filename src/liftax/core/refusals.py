@@ -13,18 +13,7 @@ from typing import Any
 from liftax import errors
 from liftax.core.filters import in_filter, named
 from liftax.core.store import Store
-
-_ARGUMENTS = {
-    "vjp": "vjp_variables, variables",
-    "grad": "vjp_variables, variables",
-    "value_and_grad": "vjp_variables, variables",
-    "vmap": "variable_axes",
-    "scan": "variable_broadcast, variable_carry, variable_axes",
-    "while_loop": "carry_variables",
-    "map_variables": "mapped_collections, variables; init, mutable",
-}
-
-_SPLIT_RNGS = ("vmap", "scan", "while_loop", "condition of a while_loop")
+from liftax.explain.transform import Transform, lifted_names
 
 
 def blocker(store: Store, col: str) -> Store:
@@ -39,10 +28,8 @@ def immutable(store: Store, col: str, name: str, where: str) -> errors.ModifySco
     block = blocker(store, col)
     if block.outer is None:
         remedy = f"Pass mutable=[{col!r}] to apply, and use the variables that it returns."
-    elif block.owner == "while_loop":
-        remedy = f"Let each step hand it to the next: carry_variables={col!r}."
-    elif "while_loop" in block.owner:
-        remedy = "It may only read; write in body_fn."
+    elif block.owner.to_write is not None:
+        remedy = block.owner.to_write.format(col=repr(col))
     else:
         remedy = f"Name the collection in {_arguments(block)}."
     return errors.ModifyScopeVariableError(
@@ -50,16 +37,10 @@ def immutable(store: Store, col: str, name: str, where: str) -> errors.ModifySco
     )
 
 
-_DERIVATIVES = (
-    "nn.grad, nn.value_and_grad, nn.vjp, nn.jvp, nn.linearize, nn.linear_transpose, nn.jacfwd, nn.jacrev, nn.hessian, "
-    "nn.hvp, nn.vhp, nn.laplacian, nn.divergence"
-)
-
-
 def foreign(
-    store: Store, col: str, name: str, where: str, transform: str, within: tuple[str, str] | None
+    store: Store, col: str, name: str, where: str, transform: str, within: tuple[Transform, str] | None
 ) -> errors.JaxTransformError:
-    """Return what to raise where a variable that lives outside of a trace is written with a tracer of it.
+    """Return the error for a variable outside of a trace that is written with a tracer of it.
 
     Args:
         store: the store of the variable.
@@ -67,10 +48,10 @@ def foreign(
         name: its name.
         where: the path of its module.
         transform: the transform of JAX that the tracer belongs to.
-        within: the name and the target of the innermost lifted transform that runs, if the variable is older.
+        within: the descriptor and the target of the innermost lifted transform that runs, if the variable is older.
     """
     if within is not None:
-        lifted, target = within[0].split()[-1], within[1]
+        lifted, target = within
         return errors.JaxTransformError(
             f"{col}/{name} at {where} is written inside nn.{lifted}, whose target, {target}, does not include it: the "
             f"value is a tracer of {transform}, and would leak out. Make the module part of the target, (mdl, other) "
@@ -80,9 +61,8 @@ def foreign(
     return errors.JaxTransformError(
         f"{col}/{name} at {where} is written inside a JAX transform that started after this {store.owner} did, with a "
         f"tracer of {transform}: it would leak out of the transform. Use the lifted transform instead, with the module "
-        f"as target: {_DERIVATIVES} for derivatives; nn.vmap, nn.scan, nn.while_loop, nn.cond, nn.switch, nn.jit, "
-        "nn.remat, nn.shard_map for the others. If it has another target, hand it this module too (nn.grad(fn, (mdl, "
-        "other), x)); or return the value and write it outside. Reading a variable there is fine."
+        f"as target; there are: {', '.join(lifted_names())}. If it has another target, hand it this module too "
+        "(fn, (mdl, other), x); or return the value and write it outside. Reading a variable there is fine."
     )
 
 
@@ -102,7 +82,7 @@ def not_found(
     block = blocker(store, col)
     kept_out = block.outer is not None
     if kept_out and not block.creates:
-        return no_start(col, name, where)
+        return no_start(block.owner, col, name, where)
     remedy = "Use variables from init of the same module with the same settings, or make the collection mutable."
     given, closed = _given(store, col)
     if not given.get(col):
@@ -134,10 +114,10 @@ def _given(store: Store, col: str) -> tuple[Mapping[str, Any], Store | None]:
     return store.variables, None
 
 
-def no_start(col: str, name: str, where: str) -> errors.ControlFlowError:
-    """Return what to raise where a step of a loop creates a variable."""
+def no_start(transform: Transform, col: str, name: str, where: str) -> errors.ControlFlowError:
+    """Return the error for a step of a loop that creates a variable."""
     return errors.ControlFlowError(
-        f"while_loop: a step creates {col}/{name} at {where}, and the loop has no value to start with. Create it "
+        f"{transform}: a step creates {col}/{name} at {where}, and the loop has no value to start with. Create it "
         "before the loop, such as by calling body_fn(mdl, init) once while mdl.is_initializing()."
     )
 
@@ -151,14 +131,14 @@ def no_stream(store: Store, name: str, where: str) -> errors.InvalidRngError:
         owners.append(block.owner)
     if block.outer is None:
         given = ", ".join(repr(k) for k in store.keys) or "none"
-        splitting = next((owner for owner in owners if owner in _SPLIT_RNGS), None)
+        splitting = next((owner for owner in owners if getattr(owner, "splits", "")), None)
         let_in = f", and let it into the {splitting}: split_rngs={{{name!r}: True}}" if splitting else ""
         return errors.InvalidRngError(
             f"{needs}, and the streams given are: {given}. Pass rngs={{{name!r}: jax.random.key(seed)}}{let_in}."
         )
     needs += f", which was given, and which this {block.owner} does not let in: "
-    if block.owner in _SPLIT_RNGS:
-        along = "axis" if block.owner == "vmap" else "steps"
+    along = block.owner.splits
+    if along:
         return errors.InvalidRngError(
             f"{needs}its split_rngs leaves it out. Add split_rngs={{{name!r}: True}} for draws that differ along the "
             f"{along}, or split_rngs={{{name!r}: False}} for the same draws everywhere."
@@ -180,5 +160,5 @@ def _cant(store: Store, col: str, name: str, where: str) -> str:
     return f"{col}/{name} at {where} does not exist, and can't be created in this {store.owner}: "
 
 
-def _arguments(block: Any) -> str:
-    return f"the filters of {block.owner} ({_ARGUMENTS.get(block.owner, 'variables')})"
+def _arguments(block: Store) -> str:
+    return f"the filters of {block.owner} ({', '.join(block.owner.filters)})"

@@ -438,7 +438,7 @@ class Scope:
 
     def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
         if not self.store.creates:
-            raise refusals.no_start(col, name, self.path_text)
+            raise refusals.no_start(self.store.owner, col, name, self.path_text)
         before = dict(self.store.counters.get(self.path, _EMPTY))
         value = make()
         self.put_variable(col, name, value)

@@ -17,7 +17,8 @@ class Store:
         keys: rng stream -> key.
         mutable: which collections may be written.
         flags: facts about the call, such as `initializing`.
-        owner: what the store belongs to, for error texts: `apply`, `vjp`, …
+        owner: what the store belongs to, for error texts: the name of a call, such as `apply`, or the descriptor of a
+            transform.
         root_path: the path of the scope at its root.
         known: collections that exist further out, for error texts about filters.
     """
@@ -59,7 +60,7 @@ class Store:
         keys: Mapping[str, PRNGKey],
         mutable: Filter,
         flags: Mapping[str, Any],
-        owner: str,
+        owner: Any,
         root_path: Path = (),
         known: frozenset[str] = frozenset(),
     ):

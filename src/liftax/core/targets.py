@@ -1,41 +1,99 @@
-"""What is said where something else stands in the place of a module: what it is, and how the transform is called.
+"""Targets: the scopes and modules that a transform is lifted over, and the errors for anything else.
 
-no_target, no_choice, no_class : value, name of the transform -> error
+leaves_of    : target -> [scope or module]
+reached_from : scope or module -> [(field path, scope, module or None)]
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from liftax import errors
+from liftax.core.scope import Scope
+from liftax.explain.transform import Transform
+from liftax.typing import Path
 
-_CALLS = {
-    "jvp": "jvp(fn, module, primals, tangents, variable_tangents): the module comes right after the function",
-    "hvp": "hvp(fn, module, primals, tangents): the module comes right after the function",
-    "vhp": "vhp(fn, module, primals, tangents): the module comes right after the function",
-    "fixed_point": "fixed_point(fn, module, x0, *args): the module comes right after the function",
-    "root": "root(fn, module, x0, *args): the module comes right after the function",
-    "cond": "cond(pred, true_fun, false_fun, module, *operands): the module comes right after the functions",
-    "switch": "switch(index, branches, module, *operands): the module comes right after the functions",
-    "while_loop": "while_loop(cond_fn, body_fn, module, init): the module comes right after the functions",
-    "scan": "scan(fn, …)(module, carry, *xs): the module comes first",
-    "remat_scan": "remat_scan(fn, …)(module, carry): the module comes first",
-    "custom_vjp": "custom_vjp(fn, forward_fn, backward_fn)(module, *args): the module comes first",
-    "custom_jvp": "custom_jvp(fn, jvp_fn)(module, *args): the module comes first",
-}
-_IN_TWO_STEPS = (
-    "vmap", "checkpoint", "jit", "fold_rngs", "shard_map", "map_variables", "custom_gradient", "add_metadata_axis",
-)  # fmt: skip
+_ONE_LEAF = jax.tree.structure(0)
 
 
-def call_of(name: str) -> str:
-    """Return how the transform `name` is called, and where the module stands in it."""
-    if name in _IN_TWO_STEPS:
-        return f"{name}(fn, …)(module, *args): the module comes first"
-    return _CALLS.get(name, f"{name}(fn, module, *args): the module comes right after the function")
+def is_target(x: Any) -> bool:
+    """Tell whether `x` is a scope or a `Liftable`."""
+    return isinstance(x, Scope) or hasattr(type(x), "lift_parts")
 
 
-def no_target(x: Any, name: str) -> errors.TransformTargetError:
-    """Return what to raise where `x` stands in the place of the module."""
-    got, remedy = type(x).__name__, f"The call is {call_of(name)}."
+def leaves_of(target: Any, transform: Transform) -> tuple[list[Any], Any]:
+    """Return the scopes and modules in `target`, and its structure."""
+    if is_target(target):
+        return [target], _ONE_LEAF
+    leaves, treedef = jax.tree.flatten(target, is_leaf=is_target)
+    wrong = [x for x in leaves if not is_target(x)]
+    if wrong and isinstance(target, Mapping) and len(wrong) == len(leaves):
+        raise errors.TransformTargetError(
+            f"{transform}: got a {type(target).__name__} with the keys {list(target)} where a bound Module, a Scope, "
+            "or a "
+            "tree of these is expected. If these are variables, bind a module to them, module.bind(variables). The "
+            f"call is {transform.usage}."
+        )
+    if other_library(target):  # maybe a pytree
+        raise no_target(target, transform)
+    if wrong:
+        raise no_target(wrong[0], transform)
+    if not leaves:
+        got = "None" if target is None else f"an empty {type(target).__name__}"
+        raise errors.TransformTargetError(
+            f"{transform}: got {got} where a bound Module, a Scope, or a tree of these is expected. The call is "
+            f"{transform.usage}."
+        )
+    return leaves, treedef
+
+
+def reached_from(leaf: Any, transform: Transform) -> list[tuple[Path, Scope, Any]]:
+    """Return (field path, scope, module or None) for everything that a scope or a module reaches, itself first."""
+    if isinstance(leaf, Scope):
+        parts = [((), leaf, None)]
+    else:
+        if leaf.scope is None:
+            raise errors.UnboundModuleError(
+                f"{transform}: the module {type(leaf).__name__} is not bound: it holds no variables. Make it inside a "
+                "@compact method or assign it in setup, or run this inside init or apply, or bind it with "
+                "module.bind(variables)."
+            )
+        parts = [(prefix, part.scope, part) for prefix, part in leaf.lift_parts() if part.scope is not None]
+    for _, scope, _ in parts:
+        if scope.store.dead:
+            scope._raise_dead()
+    return parts
+
+
+def outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
+    """Drop scopes that lie at or below another one, keeping the order of first appearance."""
+    if len(scopes) == 1:
+        return (scopes[0],)
+    unique = list(dict.fromkeys(scopes))
+    return tuple(s for s in unique if not any(t is not s and _below(s, t) is not None for t in unique))
+
+
+def _below(scope: Scope, top: Scope) -> Path | None:
+    n = len(top.path)
+    return scope.path[n:] if scope.store is top.store and scope.path[:n] == top.path else None
+
+
+def located(scope: Scope, roots: tuple[Scope, ...]) -> tuple[int, Path]:
+    """Return the index of the root at or above a scope, and the path of the scope below it."""
+    for i, root in enumerate(roots):
+        below = _below(scope, root)
+        if below is not None:
+            return i, below
+    raise AssertionError(f"{scope} lies under none of the packed scopes {roots}")
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def no_target(x: Any, transform: Transform) -> errors.TransformTargetError:
+    """Return the error for `x` given where a module is expected."""
+    got, remedy = type(x).__name__, f"The call is {transform.usage}."
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         got = f"{x.dtype}[{','.join(map(str, x.shape))}]"
     if isinstance(x, type):
@@ -46,30 +104,22 @@ def no_target(x: Any, name: str) -> errors.TransformTargetError:
     if library:
         got, remedy = f"{_full_name(x)}, which is of {library},", f"{_ANOTHER} {remedy}"
     return errors.TransformTargetError(
-        f"{name}: got {got} where a bound Module, a Scope, or a tree of these is expected. {remedy}"
+        f"{transform}: got {got} where a bound Module, a Scope, or a tree of these is expected. {remedy}"
     )
 
 
-def no_choice(x: Any, name: str) -> errors.TransformTargetError:
-    """Return what to raise where the module stands in the place of what chooses a branch."""
+def no_class(x: Any, transform: Transform) -> errors.TransformTargetError:
+    """Return the error for a module, or a class of modules, of another library that is to be transformed."""
     return errors.TransformTargetError(
-        f"{name}: got the module {type(x).__name__} where {'a Boolean' if name == 'cond' else 'an integer'} is "
-        f"expected. The call is {call_of(name)}."
+        f"{transform}: got {_full_name(x)} to transform, which is of {other_library(x)}. {_ANOTHER}"
     )
 
 
-def no_class(x: Any, name: str) -> errors.TransformTargetError:
-    """Return what to raise where a module or a class of another library is to be transformed."""
-    return errors.TransformTargetError(
-        f"{name}: got {_full_name(x)} to transform, which is of {other_library(x)}. {_ANOTHER}"
-    )
-
-
-_ANOTHER = "liftax transforms its own modules alone: import the layers and the class Module by `from liftax import nn`."
+_ANOTHER = "liftax transforms its own modules: import the layers and the class Module by `from liftax import nn`."
 
 
 def other_library(x: Any) -> str | None:
-    """Return the library of a module, or a class of modules, that is none of liftax; of anything else, None."""
+    """Return the library of a module, or a class of modules, of another library; None for anything else."""
     cls = x if isinstance(x, type) else type(x)
     if hasattr(cls, "lift_parts"):
         return None

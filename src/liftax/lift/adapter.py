@@ -8,6 +8,7 @@ What the function forms share is here too: `Call`, one call of a transformed fun
 arguments taken out of them. Nothing here knows modules but by what they can do (`liftax.core.pack.Liftable`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,72 +16,81 @@ from typing import Any, TypeVar
 import jax
 
 from liftax import errors
-from liftax.ad.checks import explain_arity
-from liftax.core import filters, targets
-from liftax.core.pack import Groups, State, is_target, unbind
+from liftax.core import filters
+from liftax.core.pack import Groups, Packed, unbind
+from liftax.core.run import Run
 from liftax.core.scope import Scope
+from liftax.core.targets import is_target, no_class, other_library
 from liftax.core.variable import Variable
+from liftax.explain.functions import arity_explained
+from liftax.explain.transform import Transform
 from liftax.lift.checks import check_output
 from liftax.typing import Filter, PRNGKey
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 Keys = Sequence[Mapping[str, PRNGKey]]
-_WITHOUT_JAX = ("map_variables", "fold_rngs")  # what may return anything
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a lifted function: its target packed, its arguments free of modules.
+    """One call of a lifted function: its target packed, its arguments free of modules. A value.
 
     Args:
         fn: called as `fn(mdl, *args, **kwargs)`.
-        mdl: a bound module, a scope, or a tree of these.
-        args: arguments; modules and scopes in them are packed along with `mdl`.
+        mdl: the target.
+        packed: the target, and the modules among the arguments, taken apart.
+        args: the arguments, without modules.
         kwargs: the same, by keyword.
-        groups: see `unbind`.
-        rngs: see `unbind`.
-        name: the transform's name, for error texts.
+        taken: the modules and scopes that were taken out, by their position among the leaves.
+        treedef: the structure of the arguments, if anything was taken out.
     """
 
-    def __init__(
-        self,
+    fn: Callable[..., Any]
+    mdl: Any
+    packed: Packed
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    taken: Mapping[int, Any]
+    treedef: Any
+
+    @classmethod
+    def of(
+        cls,
+        transform: Transform,
         fn: Callable[..., Any],
         mdl: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         groups: Sequence[Filter],
-        rngs: Filter,
-        name: str,
-    ):
-        self.name = name
-        self._fn, self._mdl = fn, mdl
-        self.args, self.kwargs = args, kwargs
-        self.taken: dict[int, Any] = {}
-        plain = not kwargs
-        for x in args:
-            plain = plain and isinstance(x, jax.Array)
-        if not plain:
-            self._take_out(args, kwargs)
-        more = [_target_of(x) for x in self.taken.values() if x.scope is not None] if self.taken else ()
-        self.packed = unbind((mdl, *more) if more else mdl, groups, rngs, name)
-        self._alone = not more
+        rngs: Filter = True,
+    ) -> "Call":
+        """Take a call apart.
+
+        Args:
+            transform: for error texts.
+            fn: see `Call`.
+            mdl: a bound module, a scope, or a tree of these.
+            args: arguments; modules and scopes in them are packed along with `mdl`.
+            kwargs: the same, by keyword.
+            groups: see `unbind`.
+            rngs: see `unbind`.
+        """
+        taken: dict[int, Any] = {}
+        treedef = None
+        if kwargs or not all(isinstance(x, jax.Array) for x in args):
+            leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_taken)
+            taken = {i: leaf for i, leaf in enumerate(leaves) if is_target(leaf) or isinstance(leaf, Variable)}
+            if taken:
+                args, kwargs = treedef.unflatten([None if i in taken else leaf for i, leaf in enumerate(leaves)])
+        more = [_target_of(x) for x in taken.values() if x.scope is not None] if taken else ()
+        packed = unbind((mdl, *more) if more else mdl, groups, rngs, transform)
         if more and is_target(mdl) and not isinstance(mdl, Scope):
-            self.packed.frame = self.packed.frame._replace(module=mdl)
+            packed = packed.with_(frame=packed.frame._replace(module=mdl))
+        return cls(fn, mdl, packed, args, kwargs, taken, treedef)
 
-    def _take_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves, self._treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_taken)
-        self.taken = {i: leaf for i, leaf in enumerate(leaves) if is_target(leaf) or isinstance(leaf, Variable)}
-        if self.taken:
-            leaves = [None if i in self.taken else leaf for i, leaf in enumerate(leaves)]
-            self.args, self.kwargs = self._treedef.unflatten(leaves)
-
-    @functools.cached_property
-    def fn(self) -> Callable[..., Any]:
-        """The function, with what a method has around it; a call that JAX need not trace does without."""
-        return self.method(self._fn)
-
-    def method(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `fn` with what a method of the target has around it."""
-        return as_method(fn, self._mdl)
+    def with_(self, **changes: Any) -> "Call":
+        """Return a call whose packed target has other values in some fields."""
+        return dataclasses.replace(self, packed=self.packed.with_(**changes))
 
     def run(
         self,
@@ -89,44 +99,43 @@ class Call:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         fn: Callable[..., Any] | None = None,
-    ) -> tuple[Any, State]:
-        """Call a function with the target bound to `groups` and `keys`; return its output and the state it wrote."""
+    ) -> tuple[Any, Run]:
+        """Call a function with the target bound to `groups` and `keys`; return its output and what it did."""
         with self.packed.bind(groups, keys) as inner:
-            out = self._called(inner.target, args, kwargs, fn or self.fn, values=self.name not in _WITHOUT_JAX)
+            out = self._called(inner.target, args, kwargs, self.fn if fn is None else fn)
             return out, inner.collect()
 
-    def run_on(self, roots: Sequence[Scope], args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Any = None) -> Any:
-        """Call a function with the target bound to `roots`, scopes that another transform has made of those packed."""
+    def run_on(
+        self, roots: Sequence[Scope], args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Callable[..., Any]
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Call a function with the target bound to scopes that another transform made; return its output and names."""
         with self.packed.rebind(roots) as inner:
-            return self._called(inner.target, args, kwargs, fn or self.fn, values=False)
+            return self._called(inner.target, args, kwargs, fn), inner.names()
 
-    def _called(
-        self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Callable[..., Any], values: bool
-    ) -> Any:
+    def _called(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Callable[..., Any]) -> Any:
+        fn = as_method(fn, self.mdl)
         if self.taken:
             target, args, kwargs = self._put_back(target, args, kwargs)
-        try:
+        with arity_explained(fn, (target, *args), kwargs, self.packed.transform):
             out = fn(target, *args, **kwargs)
-        except TypeError as error:
-            explain_arity(fn, (target, *args), dict(kwargs), error, self.name)
-            raise
-        check_output(out, self.name, self.packed, self.fn, values=values)
+        check_output(out, self.packed, fn)
         return out
 
     def _put_back(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        mdl, *more = [target] if self._alone else target
-        bound = iter(more)
+        bound = [x for x in self.taken.values() if x.scope is not None]
+        mdl, *more = target if bound else [target]
+        rest = iter(more)
         leaves = jax.tree.leaves((args, kwargs), is_leaf=_is_taken)
         for i, x in self.taken.items():
             if x.scope is not None:
-                own = next(bound)
+                own = next(rest)
                 x = Variable(own, x.collection, x.name, x.unbox) if isinstance(x, Variable) else own
             leaves[i] = x
-        return (mdl, *self._treedef.unflatten(leaves))
+        return (mdl, *self.treedef.unflatten(leaves))
 
     def named(self, pure: Callable[..., Any]) -> Callable[..., Any]:
         """Give `pure` the name of the function, which JAX shows in jaxprs and profiles."""
-        pure.__name__ = getattr(self._fn, "__name__", self.name)
+        pure.__name__ = getattr(self.fn, "__name__", str(self.packed.transform))
         return pure
 
 
@@ -136,15 +145,16 @@ def as_method(fn: Callable[..., Any], mdl: Any) -> Callable[..., Any]:
     return fn if wrap is None or hasattr(fn, "is_wrapped") else wrap(fn)
 
 
-def function_form(called: Callable[..., Any], fn: Any, name: str) -> Any:
-    """Return `called`, which transforms and calls `fn`, as what stands in the place of `fn`: a function or a method."""
-    library = targets.other_library(fn)
+def function_form(called: Callable[..., Any], fn: Any, transform: Transform) -> Any:
+    """Return `called`, which transforms and calls `fn`, as the function or method that replaces `fn`."""
+    library = other_library(fn)
     if library == "flax" or (library and isinstance(fn, type)):  # of some others the modules are plain functions
-        raise targets.no_class(fn, name)
+        raise no_class(fn, transform)
     if is_target(fn) or not callable(fn):
         raise errors.TransformTargetError(
-            f"{name}: got a {type(fn).__name__} to transform. Give it a Module class, a method or a function whose "
-            f"first argument is the module: {name}(fn, …)(module, *args)."
+            f"{transform}: got a {type(fn).__name__} to transform. Give it a Module class, a method or a function "
+            "whose "
+            f"first argument is the module: {transform}(fn, …)(module, *args)."
         )
     functools.update_wrapper(called, fn)
     called.is_wrapped = True  # type: ignore[attr-defined]
@@ -225,7 +235,7 @@ def _target_of(x: Any) -> Any:
 def split_keys(
     call: Call, split_rngs: Mapping[Filter, bool]
 ) -> tuple[tuple[dict[str, PRNGKey], ...], tuple[dict[str, PRNGKey], ...]]:
-    """Return, for each root, the keys of streams that are to be split, and of those that are not; drop the others."""
+    """Return, for each root, the keys of streams that are split, and of those that are not; drop the others."""
     split: list[dict[str, PRNGKey]] = []
     shared: list[dict[str, PRNGKey]] = []
     for keys in call.packed.keys:

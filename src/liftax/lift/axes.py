@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import describe
 from liftax.core import filters, meta
-from liftax.core.pack import Groups, Packed, State
+from liftax.core.pack import Groups, Packed
+from liftax.core.run import State, no_state
+from liftax.explain.transform import Transform
+from liftax.explain.values import describe
 from liftax.typing import Filter
 
 
@@ -58,16 +60,17 @@ class Axis:
 
     def __init__(self, filter_: Filter, axis: Any):
         self.filter = filter_
-        kind = type(axis).__name__ if hasattr(axis, "axis") else ""  # those of Flax are welcome too
+        kind = type(axis).__name__ if hasattr(axis, "axis") else ""  # duck-typed, so that Flax's In and Out also work
         self.goes_in, self.goes_out = kind != "Out", kind != "In"
         self.into = self.out = axis.axis if kind else axis
 
 
-def axes_of(variable_axes: Mapping[Filter, Any], name: str, allow_none: bool) -> tuple[Axis, ...]:
+def axes_of(variable_axes: Mapping[Filter, Any], transform: Transform, allow_none: bool) -> tuple[Axis, ...]:
     """Return the entries of `variable_axes`, checked."""
     if not isinstance(variable_axes, Mapping):
         raise errors.MappedAxisError(
-            f"{name}: variable_axes={variable_axes!r} is no mapping from collections to axes, such as {{'params': 0}}."
+            f"{transform}: variable_axes={variable_axes!r} is not a mapping from collections to axes, such as "
+            f"{{'params': 0}}."
         )
     entries = tuple(Axis(f, axis) for f, axis in variable_axes.items())
     for entry in entries:
@@ -75,21 +78,21 @@ def axes_of(variable_axes: Mapping[Filter, Any], name: str, allow_none: bool) ->
             what = "an integer, or None for the whole variable" if allow_none else "an integer"
             more = "" if allow_none else " Collections that are not scanned over go to variable_broadcast or to"
             raise errors.MappedAxisError(
-                f"{name}: variable_axes has {entry.into!r} for {entry.filter!r}; an axis is {what}."
+                f"{transform}: variable_axes has {entry.into!r} for {entry.filter!r}; an axis is {what}."
                 f"{more and more + ' variable_carry.'}"
             )
     return entries
 
 
-def close_ways(packed: Packed, axes: Sequence[Axis], first: int = 0) -> None:
+def close_ways(packed: Packed, axes: Sequence[Axis], first: int = 0) -> Packed:
     """Drop what does not go in, and make immutable what does not go out; `axes` are the groups from `first` on."""
-    groups = list(packed.groups)
+    groups, mutable = list(packed.groups), packed.mutable
     for i, axis in enumerate(axes, first):
         if not axis.goes_in:
             groups[i] = tuple({} for _ in packed.roots)
         if not axis.goes_out:
-            packed.inner_mutable = tuple(filters.subtract(mutable, axis.filter) for mutable in packed.inner_mutable)
-    packed.groups = tuple(groups)
+            mutable = tuple(filters.subtract(m, axis.filter) for m in mutable)
+    return packed.with_(groups=tuple(groups), mutable=mutable)
 
 
 def unstacked(groups: Groups, axes: Sequence[Axis], params: Any) -> Groups:
@@ -110,7 +113,7 @@ def stacked(states: Sequence[State], axes: Sequence[Axis], params: Any) -> tuple
 
 def grouped(state: State, groups: Sequence[Filter]) -> tuple[State, ...]:
     """Split `state` by collection: each variable goes to the first filter that matches."""
-    found = [State(tuple([{} for _ in state.written]), tuple([{} for _ in state.created])) for _ in groups]
+    found = [no_state(len(state.written)) for _ in groups]
     for field, parts in enumerate(state):
         for i, variables in enumerate(parts):
             for key, value in variables.items():
@@ -119,17 +122,19 @@ def grouped(state: State, groups: Sequence[Filter]) -> tuple[State, ...]:
     return tuple(found)
 
 
-def ungrouped(states: Sequence[State], packed: Packed) -> State:
+def ungrouped(states: Sequence[State], roots: int) -> State:
     """Undo `grouped`."""
-    joined = State(tuple([{} for _ in packed.roots]), tuple([{} for _ in packed.roots]))
+    joined = no_state(roots)
     for state in states:
-        for roots, parts in zip(joined, state, strict=True):
-            for variables, part in zip(roots, parts, strict=True):
+        for whole, parts in zip(joined, state, strict=True):
+            for variables, part in zip(whole, parts, strict=True):
                 variables.update(part)
     return joined
 
 
-def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: str, argument: str) -> int:
+def axis_size(
+    given: int | None, axes: Any, values: Any, unmapped: Any, transform: Transform, argument: str, carry: bool = False
+) -> int:
     """Return the size of the mapped axis.
 
     Args:
@@ -137,8 +142,9 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
         axes: a prefix of `values`, with an axis, or `unmapped`, for each subtree.
         values: groups of variables, and the arguments.
         unmapped: what stands for no axis.
-        name: the transform that speaks.
+        transform: for error texts.
         argument: its argument that gives the size.
+        carry: the arguments come after a carry.
 
     Raises:
         MappedAxisError: the sizes differ, or there is none.
@@ -150,14 +156,15 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
             for path, leaf in jax.tree_util.tree_leaves_with_path(x):
                 shape = np.shape(leaf)
                 if not hasattr(axis, "__index__"):
-                    none = "nn.broadcast" if name == "scan" else "None"
+                    none = "None" if unmapped is None else f"nn.{unmapped}"
                     raise errors.MappedAxisError(
-                        f"{name}: in_axes has {axis!r} for {_value((*before, *path), name)}. An axis is an integer, or "
+                        f"{transform}: in_axes has {axis!r} for {_value((*before, *path), carry)}. An axis is an "
+                        "integer, or "
                         f"{none} for a value that is not mapped over."
                     )
-                what = f"{_value((*before, *path), name)} of shape {shape}"
+                what = f"{_value((*before, *path), carry)} of shape {shape}"
                 if not -len(shape) <= axis < len(shape):
-                    raise errors.MappedAxisError(f"{name}: {what} has no axis {axis} to map over.")
+                    raise errors.MappedAxisError(f"{transform}: {what} has no axis {axis} to map over.")
                 sizes.setdefault(shape[axis], f"axis {axis} of {what}")
 
     try:
@@ -165,45 +172,46 @@ def axis_size(given: int | None, axes: Any, values: Any, unmapped: Any, name: st
     except errors.LiftaxError:
         raise
     except ValueError as error:
-        _explain_in_axes(axes[1], values[1], name, error)
+        _explain_in_axes(axes[1], values[1], transform, carry, error)
         raise
     if given is not None:
         sizes.setdefault(given, argument)
     if not sizes:
         raise errors.MappedAxisError(
-            f"{name}: nothing that is mapped says how long the axis is. Pass {argument}, or map an argument."
+            f"{transform}: nothing that is mapped says how long the axis is. Pass {argument}, or map an argument."
         )
     if len(sizes) > 1:
         found = "; ".join(f"{size} for {what}" for size, what in sizes.items())
         raise errors.MappedAxisError(
-            f"{name}: the mapped axes have different sizes: {found}. They have to be of one. "
+            f"{transform}: the mapped axes have different sizes: {found}. They have to be of one. "
             f"Look at in_axes, variable_axes and {argument}."
         )
     return next(iter(sizes))
 
 
-def _explain_in_axes(in_axes: Any, args: tuple[Any, ...], name: str, error: ValueError) -> None:
+def _explain_in_axes(in_axes: Any, args: tuple[Any, ...], transform: Transform, carry: bool, error: ValueError) -> None:
     """Raise `MappedAxisError` from `error` if `in_axes` does not fit `args`; else return."""
-    first = "the module and the carry" if name == "scan" else "the module"
+    first = "the module and the carry" if carry else "the module"
     each = f"Give one axis for all, or a tuple with an entry for each argument after {first}"
     if isinstance(in_axes, tuple) and len(in_axes) != len(args):
         raise errors.MappedAxisError(
-            f"{name}: in_axes={in_axes} has {len(in_axes)} entr{'y' if len(in_axes) == 1 else 'ies'}, and the call has "
+            f"{transform}: in_axes={in_axes} has {len(in_axes)} entr{'y' if len(in_axes) == 1 else 'ies'}, and the "
+            "call has "
             f"{len(args)} argument{'s' * (len(args) != 1)} after {first}. {each}."
         ) from error
     for i, arg in enumerate(args):
         axis = in_axes[i] if isinstance(in_axes, tuple) else in_axes
         if not _is_prefix(axis, arg):
             raise errors.MappedAxisError(
-                f"{name}: in_axes has {axis!r} for argument {i + (name == 'scan')}, {describe(arg)}, which is not "
-                f"built like it. {each}: an axis for the whole of it, or a tree of axes that is built like it."
+                f"{transform}: in_axes has {axis!r} for argument {i + carry}, {describe(arg)}, whose "
+                f"structure does not match. {each}: an axis for the whole of it, or a tree of axes of its structure."
             ) from error
 
 
 def as_arrays(axes: Any, values: Any) -> Any:
-    """Return `values` with arrays of JAX in the place of mapped ones of NumPy.
+    """Return `values` with mapped arrays of NumPy turned into arrays of JAX.
 
-    JAX takes those for what they are where `vmap` meets a rule of a custom derivative under a trace, and fails.
+    JAX treats those as constants where `vmap` meets a rule of a custom derivative under a trace, and fails.
     """
     if not any(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(values)):
         return values
@@ -216,40 +224,42 @@ def as_arrays(axes: Any, values: Any) -> Any:
     return jax.tree.map(convert, axes, values, is_leaf=lambda x: x is None)
 
 
-def check_state_axes(states: Sequence[State], axes: Sequence[Axis], packed: Packed, name: str) -> None:
+def check_state_axes(states: Sequence[State], axes: Sequence[Axis], packed: Packed) -> None:
     """Raise `MappedAxisError` if a variable that was written can't have the axis along which it is to be stacked."""
     for state, axis in zip(states, axes, strict=True):
         if axis.out is None:
             continue
         for root, written in zip(packed.roots, state.written, strict=True):
             for key, value in written.items():
-                _check_stackable(axis.out, value, f"the variable {'/'.join(key)} at {root.path_text}", name)
+                what = f"the variable {'/'.join(key)} at {root.path_text}"
+                _check_stackable(axis.out, value, what, packed.transform)
 
 
-def _check_stackable(axis: int, value: Any, what: str, name: str) -> None:
+def _check_stackable(axis: int, value: Any, what: str, transform: Transform) -> None:
     """Raise `MappedAxisError` unless each array in `value`, that of one place on the axis, can have the axis."""
     for path, x in jax.tree_util.tree_leaves_with_path(value):
         rank = np.ndim(x) + 1
         if not -rank <= axis < rank:
             raise errors.MappedAxisError(
-                f"{name}: {what}{jax.tree_util.keystr(path)} has shape {np.shape(x)} inside, so that with the axis it "
-                f"has {rank} ax{'i' if rank == 1 else 'e'}s, and axis {axis} is none of them. Give an axis from "
+                f"{transform}: {what}{jax.tree_util.keystr(path)} has shape {np.shape(x)} inside, so that with the "
+                "axis "
+                f"it has {rank} ax{'i' if rank == 1 else 'e'}s, and axis {axis} is none of them. Give an axis from "
                 f"{-rank} to {rank - 1}."
             )
 
 
-def check_out_axes(out_axes: Any, out: Any, name: str) -> None:
-    """Raise `MappedAxisError` unless `out_axes` is built like the output of a function, and its axes can be."""
+def check_out_axes(out_axes: Any, out: Any, transform: Transform, what: str = "the output") -> None:
+    """Raise `MappedAxisError` unless `out_axes` matches the output of a function: its structure, and its axes."""
     if not isinstance(out_axes, int) and not _is_prefix(out_axes, out):
-        what = "y in the output (carry, y)" if name == "scan" else "the output"
         raise errors.MappedAxisError(
-            f"{name}: out_axes={out_axes!r} is not built like {what} of the function, {describe(out)}. Give one "
-            "axis for all of it, or a tree of axes that is built like it."
+            f"{transform}: the structure of out_axes={out_axes!r} does not match {what} of the function, "
+            f"{describe(out)}. "
+            "Give one axis for all of it, or a tree of axes of its structure."
         )
 
     def look(axis: Any, tree: Any) -> None:
         if isinstance(axis, int):
-            _check_stackable(axis, tree, "y in the output" if name == "scan" else "the output", name)
+            _check_stackable(axis, tree, what.partition(" (")[0], transform)
 
     jax.tree.map(look, out_axes, out, is_leaf=lambda x: x is None)
 
@@ -262,9 +272,8 @@ def _is_prefix(axes: Any, tree: Any) -> bool:
     return True
 
 
-def _value(path: Any, name: str) -> str:
-    """Say what a value is by its path in what is mapped: groups of variables, and arguments."""
+def _value(path: Any, carry: bool) -> str:
+    """Name a value by its path in what is mapped: groups of variables, and arguments, maybe after a carry."""
     if path[0].idx == 1:
-        first = 1 if name == "scan" else 0  # the carry of a scan is argument 0
-        return f"argument {path[1].idx + first}{jax.tree_util.keystr(path[2:])}"
+        return f"argument {path[1].idx + carry}{jax.tree_util.keystr(path[2:])}"
     return f"the variable {jax.tree_util.keystr(path[3:], simple=True, separator='/')}"

@@ -14,11 +14,15 @@ from typing import Any
 import jax
 
 from liftax import errors
+from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
 from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter
 
+CHECKPOINT = Transform("checkpoint", "(fn, …)(module, *args)")
 
+
+@described(CHECKPOINT)
 def checkpoint(
     target: Target,
     variables: Filter = True,
@@ -72,33 +76,33 @@ def checkpoint(
         )  # fmt: skip
     if concrete:
         raise NotImplementedError("checkpoint: concrete=True is gone from JAX. Name Python values in static_argnums.")
-    static = shifted(static_argnums, "checkpoint")
+    static = shifted(static_argnums, CHECKPOINT)
     options: dict[str, Any] = {"prevent_cse": prevent_cse, "policy": policy}
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(target, mdl, args, kwargs, (variables,), rngs, "checkpoint")
+        call = Call.of(CHECKPOINT, target, mdl, args, kwargs, (variables,), rngs)
         packed = call.packed
 
         def pure(groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
             return call.run(groups, keys, args, kwargs)
 
-        out, state = _rematerialized(
+        out, run = _rematerialized(
             call.named(pure), static, options, (packed.groups, packed.keys, *call.args), call.kwargs
         )
-        packed.commit(state)
+        packed.commit(run)
         return out
 
-    return function_form(called, target, "checkpoint")
+    return function_form(called, target, CHECKPOINT)
 
 
 remat = checkpoint
 
 
-def shifted(argnums: int | Sequence[int], name: str, by: int = 1) -> tuple[int, ...]:
+def shifted(argnums: int | Sequence[int], transform: Transform, by: int = 1) -> tuple[int, ...]:
     """Return positions counted with the module as 0 as positions after `by` more arguments."""
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     if 0 in positions:
-        raise errors.ArityError(f"{name}: position 0 is the module, which is no argument to be marked. Count from 1.")
+        raise errors.ArityError(f"{transform}: position 0 is the module, which can't be marked. Count from 1.")
     return tuple(i + by if i > 0 else i for i in positions)
 
 

@@ -1,27 +1,30 @@
-"""What can be wrong with a call to a lifted transform, besides what `ad.checks` says."""
+"""What can be wrong with a call to a lifted transform, besides what `ad.checks` looks at."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
 from liftax import errors
-from liftax.ad.checks import describe, tree_mismatch
 from liftax.core import filters
-from liftax.core.pack import Packed, State, is_target
+from liftax.core.pack import Packed
+from liftax.core.run import Run
+from liftax.core.targets import is_target
 from liftax.core.variable import Variable
+from liftax.explain.transform import Transform
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe
 from liftax.lift.nested import flat, get, has
 from liftax.typing import Filter
 
 
-def check_filters(packed: Packed, what: str, state: State | None = None, **given: Filter) -> None:
+def check_filters(packed: Packed, given: Mapping[str, Filter], run: Run | None = None) -> None:
     """Raise `UnknownCollectionError` for a filter with a typo in it, or one that matches nothing.
 
     Args:
         packed: the target.
-        what: the transform that speaks.
-        state: what the run created; None before the run, when collections that may be created are given a chance.
-        **given: argument name -> filter.
+        given: argument name -> filter.
+        run: the run of the function; None before it, when collections that may be created are given a chance.
     """
     for argument, filter_ in given.items():
         if isinstance(filter_, bool) or filter_ == "params":
@@ -31,37 +34,38 @@ def check_filters(packed: Packed, what: str, state: State | None = None, **given
         for scope in packed.roots:
             known |= scope.store.collections()
             creatable = creatable or scope.store.flags.get("initializing", False)
-        for created in (*packed.included, *state.created) if state else ():
+        for created in (*packed.included, *run.state.created) if run else ():
             known |= {key[0] for key in created}
-        if state is not None or not creatable:
-            filters.check_known(filter_, known, argument, what, packed.roots[0].path_text)
+        if run is not None or not creatable:
+            filters.check_known(filter_, known, argument, str(packed.transform), packed.where)
 
 
-def check_streams(packed: Packed, rngs: Filter, what: str) -> None:
+def check_streams(packed: Packed, rngs: Filter) -> None:
     """Raise `UnknownCollectionError` for a filter of rng streams with a near miss of one that was given in it."""
     if isinstance(rngs, bool):
         return
     given = {name for scope in packed.roots for name in scope.store.keys}
+    where = f"{packed.transform} at {packed.where}"
     try:
         named = filters.named(rngs)
     except errors.InvalidFilterError as error:
-        raise errors.InvalidFilterError(f"{what} at {packed.roots[0].path_text}: rngs: {error}") from None
+        raise errors.InvalidFilterError(f"{where}: rngs: {error}") from None
     for name in sorted(named - given):
         hint = errors.nearest(name, given)
         if hint:
             raise errors.UnknownCollectionError(
-                f"{what} at {packed.roots[0].path_text}: rngs={rngs!r} names the rng stream {name!r}, which was not "
+                f"{where}: rngs={rngs!r} names the rng stream {name!r}, which was not "
                 f"given. The streams are {', '.join(map(repr, sorted(given)))}.{hint}"
             )
 
 
-def check_primals(primals: Iterable[Any], what: str, *, values: bool = False) -> None:
+def check_primals(primals: Iterable[Any], transform: Transform, *, values: bool = False) -> None:
     """Raise `NonDifferentiablePrimalError` for a module, scope or variable among the primals.
 
     Args:
         primals: the arguments.
-        what: the transform that speaks.
-        values: raise for whatever else is no value to JAX, too.
+        transform: for error texts.
+        values: also reject leaves that are not valid JAX types.
     """
     for i, primal in enumerate(primals):
         if isinstance(primal, jax.Array):
@@ -69,45 +73,38 @@ def check_primals(primals: Iterable[Any], what: str, *, values: bool = False) ->
         for leaf in jax.tree.leaves(primal, is_leaf=is_target):
             if is_target(leaf) or isinstance(leaf, Variable):
                 raise errors.NonDifferentiablePrimalError(
-                    f"{what}: argument {i} holds a {type(leaf).__name__}, which is no value to differentiate at. Give "
-                    f"modules as the target, {what}(fn, (mdl, other), …), and of a variable its .value."
+                    f"{transform}: argument {i} holds a {type(leaf).__name__}, which is not a value to differentiate "
+                    f"at. Give modules as the target, {transform}(fn, (mdl, other), …), and of a variable its .value."
                 )
             if values and _no_value(leaf):
-                remedy = (
-                    f"Give what is no array to the function by a closure: {what}(lambda mdl, x: fn(mdl, x, …), mdl, …)."
-                )
-                if what.startswith("custom_"):
-                    remedy = "Pass what is no array by keyword, or name its position in nondiff_argnums."
                 raise errors.NonDifferentiablePrimalError(
-                    f"{what}: argument {i} holds {describe(leaf)}, which is no value to differentiate at. {remedy}"
+                    f"{transform}: argument {i} holds {describe(leaf)}, which is not a value to differentiate at. "
+                    f"{transform.leaves_out.format(name=transform)}"
                 )
 
 
-def check_output(out: Any, what: str, packed: Packed, fn: Any, *, values: bool = True) -> None:
+def check_output(out: Any, packed: Packed, fn: Any, *, values: bool = True) -> None:
     """Raise `TransformedMethodReturnValueError` for a module, scope or variable in what a function returned.
 
     Args:
         out: what it returned.
-        what: the transform that speaks.
         packed: the target.
         fn: the function.
-        values: raise for whatever else is no value to JAX, too.
+        values: also reject leaves that are not valid JAX types, unless the transform allows them.
     """
     for leaf in (out,) if isinstance(out, jax.Array) else jax.tree.leaves(out):
         if isinstance(leaf, jax.Array):  # by far the most frequent case, and no call
             continue
         bound = is_target(leaf) or isinstance(leaf, Variable)
-        if bound or (values and _no_value(leaf)):
+        if bound or (values and not packed.transform.any_output and _no_value(leaf)):
             why = "which ends with the transform" if bound else "which JAX can't give back"
             raise errors.TransformedMethodReturnValueError(
-                f"{what} at {packed.roots[0].path_text}: {getattr(fn, '__name__', 'the function')} returned "
+                f"{packed.transform} at {packed.where}: {getattr(fn, '__name__', 'the function')} returned "
                 f"{describe(leaf)}, {why}. Return arrays; of a variable, its .value."
             )
 
 
-def explain_carry(
-    step: Callable[..., Any], before: Any, xs: tuple[Any, ...], error: TypeError, packed: Packed, what: str
-) -> None:
+def explain_carry(step: Callable[..., Any], before: Any, xs: tuple[Any, ...], error: TypeError, packed: Packed) -> None:
     """Raise `ControlFlowError` from `error` if a step changes the type of what a loop carries; else return.
 
     Args:
@@ -116,7 +113,6 @@ def explain_carry(
         xs: what else the step gets, or types of it.
         error: what JAX raised.
         packed: the target.
-        what: the transform that speaks.
     """
     if isinstance(error, errors.LiftaxError):
         return
@@ -124,7 +120,7 @@ def explain_carry(
         before, after = jax.eval_shape(lambda *args: (args[0], step(*args)), before, *xs)
     except Exception:  # what the step itself raised
         return
-    where = f"{what} at {packed.roots[0].path_text}"
+    where = f"{packed.transform} at {packed.where}"
     for root, old, new in zip(packed.roots, before[0], after[0], strict=True):
         for key, value in flat(old).items():
             if found := tree_mismatch(value, get(new, key) if has(new, key) else None, same=True):

@@ -11,22 +11,31 @@ Rng counters go on from branch to branch, as they do in Linen: two branches neve
 Source: `jax.lax.cond`, `jax.lax.switch`; `flax.linen.cond` and `flax.linen.switch` for the signatures.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from liftax import errors
-from liftax.ad.checks import describe, tree_mismatch
-from liftax.core import filters, targets
-from liftax.core.pack import State, is_target
-from liftax.lift.adapter import Call, as_method
+from liftax.core import filters
+from liftax.core.pack import Packed
+from liftax.core.run import Effects, Run, State
+from liftax.core.targets import is_target
+from liftax.explain.transform import Transform, described
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe
+from liftax.lift.adapter import Call
 from liftax.lift.nested import get, has
-from liftax.typing import Filter
+from liftax.typing import Filter, Path
+
+COND = Transform("cond", "(pred, true_fun, false_fun, module, *operands)")
+SWITCH = Transform("switch", "(index, branches, module, *operands)")
 
 
+@described(COND)
 def cond(
     pred: Any,
     true_fun: Callable[..., Any],
@@ -72,12 +81,12 @@ def cond(
         >>> float(y), int(state['state']['n'])
         (2.0, 5)
     """
-    if is_target(pred):
-        raise targets.no_choice(pred, "cond")
-    return _branch("cond", jnp.asarray(pred).astype(jnp.int32), (false_fun, true_fun), (1, 0), mdl, operands, variables,
-                   rngs)  # fmt: skip
+    _check_choice(pred, "a Boolean", COND)
+    branches = Branches(COND, (false_fun, true_fun), ("false_fun", "true_fun"), order=(1, 0))
+    return _branch(branches, jnp.asarray(pred).astype(jnp.int32), mdl, operands, variables, rngs)
 
 
+@described(SWITCH)
 def switch(
     index: Any,
     branches: Sequence[Callable[..., Any]],
@@ -123,90 +132,111 @@ def switch(
     if not isinstance(branches, Sequence):
         raise errors.TransformTargetError(
             f"switch: got {describe(branches)} where a sequence of functions of the module is expected. The call is "
-            f"{targets.call_of('switch')}."
+            f"{SWITCH.usage}."
         )
+    _check_choice(index, "an integer", SWITCH)
     order = tuple(range(len(branches)))
-    return _branch("switch", index, tuple(branches), order, mdl, operands, variables, rngs)
+    names = tuple([f"branch {i}" for i in order])
+    return _branch(Branches(SWITCH, tuple(branches), names, order), index, mdl, operands, variables, rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """The functions of which one runs.
+
+    Args:
+        transform: for error texts.
+        functions: called as `function(mdl, *operands)`.
+        names: what the user calls them.
+        order: the order in which rng counters go on from one to the next.
+    """
+
+    transform: Transform
+    functions: tuple[Callable[..., Any], ...]
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+
+    def named(self, positions: Sequence[int]) -> str:
+        """Return what to call some of them in a text."""
+        functions = [getattr(self.functions[i], "__name__", "a function") for i in positions]
+        return " and ".join(f"{self.names[i]} ({name})" for i, name in zip(positions, functions, strict=True))
+
+
+def _check_choice(choice: Any, expected: str, transform: Transform) -> None:
+    if is_target(choice):
+        raise errors.TransformTargetError(
+            f"{transform}: got the module {type(choice).__name__} where {expected} is expected. The call is "
+            f"{transform.usage}."
+        )
 
 
 def _branch(
-    name: str,
-    index: Any,
-    branches: Sequence[Callable[..., Any]],
-    order: Sequence[int],
-    mdl: Any,
-    operands: tuple[Any, ...],
-    variables: Filter,
-    rngs: Filter,
+    branches: Branches, index: Any, mdl: Any, operands: tuple[Any, ...], variables: Filter, rngs: Filter
 ) -> Any:
-    if is_target(index):
-        raise targets.no_choice(index, name)
-    if not branches or not all(callable(branch) and not is_target(branch) for branch in branches):
+    transform, functions, order = branches.transform, branches.functions, branches.order
+    if not functions or not all(callable(branch) and not is_target(branch) for branch in functions):
         raise errors.TransformTargetError(
-            f"{name}: each branch is a function of the module; got {', '.join(map(describe, branches)) or 'none'}. The "
-            f"call is {targets.call_of(name)}."
+            f"{transform}: each branch is a function of the module; got "
+            f"{', '.join(map(describe, functions)) or 'none'}. "
+            f"The call is {transform.usage}."
         )
-    call = Call(branches[0], mdl, operands, {}, (variables,), rngs, name)
+    call = Call.of(transform, functions[0], mdl, operands, {}, (variables,), rngs)
     packed = call.packed
-    fns = [as_method(branch, mdl) for branch in branches]
-    starts: dict[int, Any] = {}  # branch -> rng counters at its start
-    after: dict[int, Any] = {}
-
-    def run(i: int, groups: Any, keys: Any, operands: Any) -> tuple[Any, State]:
-        packed.counters = starts[i]
-        out, state = call.run(groups, keys, operands, {}, fns[i])
-        after[i] = packed.after
-        return out, state
-
     arguments = (packed.groups, packed.keys, call.args)
-    counters = packed.counters
-    states: dict[int, State] = {}
-    writable = any(not filters.is_empty(mutable) for mutable in packed.inner_mutable)
-    for i in order:
-        starts[i] = counters
-        if writable or any(packed.keys):
-            states[i] = jax.eval_shape(functools.partial(run, i), *arguments)[1]
-            counters = tuple(counts for _, counts in packed.after)
-    written = [{key for state in states.values() for key in state.written[root]} for root in range(len(packed.roots))]
-    for root, keys in enumerate(written):
-        for key in keys:
-            lacking = [i for i in order if key not in states[i].written[root]]
-            if lacking and not has(packed.groups[0][root], key):
-                raise errors.ControlFlowError(
-                    f"{name} at {packed.roots[root].path_text}: {_named(name, branches, lacking)} does not "
-                    f"write {'/'.join(key)}, which another branch creates. Create it in all branches, or before: "
-                    "run each of them once while mdl.is_initializing()."
-                )
+    calls = dict.fromkeys(order, call)
+    first: dict[int, Run] = {}
+    if any(not filters.is_empty(mutable) for mutable in packed.mutable) or any(packed.keys):
+        following = call
+        for i in order:
+            calls[i] = following
+            first[i] = jax.eval_shape(functools.partial(following.run, kwargs={}, fn=functions[i]), *arguments)[1]
+            following = call.with_(counters=packed.counters_after(first[i].effects))
+    written = _written(branches, packed, first)
+    ends: dict[int, Effects] = {}
 
     def pure(i: int, groups: Any, keys: Any, operands: Any) -> tuple[Any, State]:
-        out, state = run(i, groups, keys, operands)
+        out, (state, ends[i]) = calls[i].run(groups, keys, operands, {}, functions[i])
         whole = tuple(
             {key: state.written[root][key] if key in state.written[root] else get(groups[0][root], key) for key in keys}
             for root, keys in enumerate(written)
         )
         return out, State(whole, state.created)
 
-    runs = [functools.partial(pure, i) for i in range(len(branches))]
+    runs = [functools.partial(pure, i) for i in range(len(functions))]
     try:
         out, state = jax.lax.switch(index, runs, *arguments)
     except TypeError as error:
-        _explain(name, branches, order, [functools.partial(jax.eval_shape, run, *arguments) for run in runs], error)
+        _explain(branches, [functools.partial(jax.eval_shape, run, *arguments) for run in runs], error)
         raise
-    if order[-1] in after:
-        packed.after = after[order[-1]]
-    packed.commit(state)
+    last = ends[max(ends)]  # without jit, only one has run
+    packed.commit(Run(state, dataclasses.replace(ends.get(order[-1], last), names=last.names)))
     return out
 
 
-def _explain(name: str, branches: Any, order: Sequence[int], types: Sequence[Any], error: TypeError) -> None:
+def _written(branches: Branches, packed: Packed, first: Mapping[int, Run]) -> list[set[Path]]:
+    """Return, for each root, what any branch writes, or raise if one lacks what another one creates."""
+    written = [{key for run in first.values() for key in run.state.written[root]} for root in range(len(packed.roots))]
+    for root, keys in enumerate(written):
+        for key in keys:
+            lacking = [i for i in branches.order if key not in first[i].state.written[root]]
+            if lacking and not has(packed.groups[0][root], key):
+                raise errors.ControlFlowError(
+                    f"{branches.transform} at {packed.roots[root].path_text}: {branches.named(lacking)} does not "
+                    f"write {'/'.join(key)}, which another branch creates. Create it in all branches, or before: "
+                    "run each of them once while mdl.is_initializing()."
+                )
+    return written
+
+
+def _explain(branches: Branches, types: Sequence[Callable[[], Any]], error: TypeError) -> None:
     """Raise `ControlFlowError` from `error` if two branches return or write other types; else return."""
     if isinstance(error, errors.LiftaxError):
         return
     try:
-        found = {i: types[i]() for i in order}
-    except Exception:  # what a branch itself raised
+        found = {i: types[i]() for i in branches.order}
+    except Exception:  # the error of a branch itself
         return
-    first, *others = order
+    first, *others = branches.order
     for i in others:
         both = [("the output", *(found[k][0] for k in (first, i)))]
         for ours, theirs in zip(found[first][1].written, found[i][1].written, strict=True):
@@ -214,12 +244,8 @@ def _explain(name: str, branches: Any, order: Sequence[int], types: Sequence[Any
         for what, ours, theirs in both:
             if differs := tree_mismatch(ours, theirs, same=True):
                 raise errors.ControlFlowError(
-                    f"{name}: {what} differs in type between the branches{differs.path and ', at '}{differs.path}: "
-                    f"{differs.expected} in {_named(name, branches, [first])}, {differs.got} in "
-                    f"{_named(name, branches, [i])}. Return, and write, the same structures, shapes and dtypes in all."
+                    f"{branches.transform}: {what} differs in type between the "
+                    f"branches{differs.path and ', at '}{differs.path}: "
+                    f"{differs.expected} in {branches.named([first])}, {differs.got} in "
+                    f"{branches.named([i])}. Return, and write, the same structures, shapes and dtypes in all."
                 ) from error
-
-
-def _named(name: str, branches: Sequence[Callable[..., Any]], positions: Sequence[int]) -> str:
-    said = ("false_fun", "true_fun") if name == "cond" else [f"branch {i}" for i in range(len(branches))]
-    return " and ".join(f"{said[i]} ({getattr(branches[i], '__name__', 'a function')})" for i in positions)

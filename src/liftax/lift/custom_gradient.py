@@ -8,6 +8,7 @@ module is bound, so that it may close over values of the function and read varia
 Source: `jax.custom_gradient`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,16 +17,25 @@ import jax
 import jax.numpy as jnp
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, describe
 from liftax.core import filters
+from liftax.explain.functions import demand_pair
+from liftax.explain.transform import described
+from liftax.explain.values import describe
+from liftax.lift.complete import zero
 from liftax.lift.custom_vjp import with_rule
-from liftax.lift.fill import zero
-from liftax.lift.rule import checked
+from liftax.lift.operands import collections
+from liftax.lift.rule import WITH_RULE, checked
 from liftax.typing import Filter
 
+CUSTOM_GRADIENT = dataclasses.replace(WITH_RULE, name="custom_gradient", call="(fn)(module, *args)")
 
+
+@described(CUSTOM_GRADIENT)
 def custom_gradient(
-    fn: Callable[..., Any], grad_vars: Filter | None = "params", nondiff_argnums: int | Sequence[int] = ()
+    fn: Callable[..., Any],
+    grad_vars: Filter | None = "params",
+    nondiff_argnums: int | Sequence[int] = (),
+    wrt: Filter | None = None,
 ) -> Callable[..., Any]:
     """Turn a function of a module that returns its output and its own backward map into one with that derivative.
 
@@ -41,6 +51,7 @@ def custom_gradient(
             the cotangents of the arguments alone: a tuple, or for one argument its cotangent.
         nondiff_argnums: Positions of arguments that get no cotangent, counted with the module as 0; negative ones
             count from the end. Keyword arguments get none either.
+        wrt: The same as `grad_vars`, by the name that it has in every derivative transform.
 
     Returns:
         A function with the signature of `fn` that returns the output alone.
@@ -68,19 +79,19 @@ def custom_gradient(
         >>> print(jax.grad(model.apply)(variables, x)['params']['Dense_0']['kernel'].ravel())
         [ 2. -3.]
     """
-    what = "custom_gradient"
-    checked(what, nondiff_argnums, fn=fn)
-    wrt: Filter = False if grad_vars is None else grad_vars
-    with_variables = not filters.is_empty(wrt)
+    checked(CUSTOM_GRADIENT, nondiff_argnums, fn=fn)
+    varying = collections(CUSTOM_GRADIENT, wrt, "grad_vars", False if grad_vars is None else grad_vars, "params")
+    with_variables = not filters.is_empty(varying)
 
     def pair(mdl: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         out, vjp_fn = demand_pair(
-            fn(mdl, *args, **kwargs), what, pair="(output, vjp_fn)", why="a rule of its own",
+            fn(mdl, *args, **kwargs), CUSTOM_GRADIENT, pair="(output, vjp_fn)", why="a rule of its own",
             remedy="use custom_vjp",
         )  # fmt: skip
         if not callable(vjp_fn):
             raise errors.CustomRuleError(
-                f"{what}: the function returned (output, {describe(vjp_fn)}), and the second has to be a function from "
+                f"{CUSTOM_GRADIENT}: the function returned (output, {describe(vjp_fn)}), and the second has to be a "
+                "function from "
                 "the cotangent of the output to cotangents. Return (output, lambda out_ct: …)."
             )
         return out, vjp_fn
@@ -109,4 +120,4 @@ def custom_gradient(
         *_, (moving, run, consts), out_ct = given
         return run(consts, [ct for ct, moves in zip(jax.tree.leaves(out_ct), moving, strict=True) if moves])
 
-    return with_rule(what, alone, forward, backward, wrt, nondiff_argnums, False)
+    return with_rule(CUSTOM_GRADIENT, alone, forward, backward, varying, nondiff_argnums, False)

@@ -11,6 +11,7 @@ where someone asks for it: forwards where the tangent is used, backwards where a
 Source: `jax.custom_jvp`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,19 +21,27 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, explain_arity, tree_mismatch
-from liftax.lift.fill import Rule, complete, zero
-from liftax.lift.nested import get
-from liftax.lift.rule import RuleCall, checked, nested, refuse_at_run, type_of
+from liftax.explain.functions import arity_explained, demand_pair
+from liftax.explain.transform import described
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import type_of
+from liftax.lift.complete import Completion, complete, zero
+from liftax.lift.nested import get, nested
+from liftax.lift.operands import collections
+from liftax.lift.rule import WITH_RULE, RuleCall, checked, refuse_at_run
 from liftax.typing import Filter
 
+CUSTOM_JVP = dataclasses.replace(WITH_RULE, name="custom_jvp", call="(fn, jvp_fn)(module, *args)")
 
+
+@described(CUSTOM_JVP)
 def custom_jvp(
     fn: Callable[..., Any],
     jvp_fn: Callable[..., Any],
     grad_vars: Filter = "params",
     nondiff_argnums: int | Sequence[int] = (),
     state_tangents: bool = False,
+    wrt: Filter | None = None,
 ) -> Callable[..., Any]:
     """Give a function of a module a derivative rule of its own, for forward and for reverse mode.
 
@@ -53,6 +62,7 @@ def custom_jvp(
             count from the end. Keyword arguments have none either.
         state_tangents: `jvp_fn` returns `(output, (output_tangent, state_tangent))`: `state_tangent` is
             `{collection: tree}`, shaped like the variables that were written; what it leaves out is zero.
+        wrt: The same as `grad_vars`, by the name that it has in every derivative transform.
 
     Returns:
         A function with the signature of `fn`, whose first argument is a bound Module, a Scope, or a tree of these.
@@ -86,12 +96,12 @@ def custom_jvp(
         >>> print(value, grads['params']['Dense_0']['kernel'].ravel())
         1.0 [ 2. -3.]
     """
-    what = "custom_jvp"
-    nondiff_argnums = checked(what, nondiff_argnums, fn=fn, jvp_fn=jvp_fn)
+    grad_vars = collections(CUSTOM_JVP, wrt, "grad_vars", grad_vars, "params")
+    nondiff_argnums = checked(CUSTOM_JVP, nondiff_argnums, fn=fn, jvp_fn=jvp_fn)
 
     @functools.wraps(fn)
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = RuleCall(what, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
+        call = RuleCall(CUSTOM_JVP, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
 
         def rule(primals: Any, tangents: Any) -> Any:
             call.refuse_constants(*([not _is_zero(t) for t in constants] for constants in tangents[4:]))
@@ -101,21 +111,18 @@ def custom_jvp(
             def with_tangents(mdl: Any, *args: Any, **kwargs: Any) -> Any:
                 nondiff = [args[i - 1] for i in call.fixed]
                 given = (mdl, *nondiff, primals[3], diff_t, call.packed.view.assemble(wrt_t))
-                try:
+                wanted = f"jvp_fn(mdl, {'nondiff_arg, ' * len(nondiff)}primals, tangents, variable_tangents)"
+                with arity_explained(jvp_fn, given, kwargs, CUSTOM_JVP, wanted):
                     return jvp_fn(*given, **kwargs)
-                except TypeError as error:
-                    wanted = f"jvp_fn(mdl, {'nondiff_arg, ' * len(nondiff)}primals, tangents, variable_tangents)"
-                    explain_arity(jvp_fn, given, kwargs, error, what, wanted)
-                    raise
 
-            result, state = call.run(with_tangents, *primals)
+            result, (state, _) = call.run(with_tangents, *primals)
             pair = "(output, (output_tangent, state_tangent))" if state_tangents else "(output, output_tangent)"
             said = {"why": "a rule of its own", "who": "jvp_fn"}
-            out, out_t = demand_pair(result, what, pair=pair, **said, remedy="give None for a tangent of zero")
+            out, out_t = demand_pair(result, CUSTOM_JVP, pair=pair, **said, remedy="give None for a tangent of zero")
             call.check_alike(out, state.written, "jvp_fn", pair)
             if state_tangents:
                 out_t, given = demand_pair(
-                    out_t, what, pair="(output_tangent, state_tangent)", why="state_tangents=True", who="jvp_fn",
+                    out_t, CUSTOM_JVP, pair="(output_tangent, state_tangent)", why="state_tangents=True", who="jvp_fn",
                     remedy="drop state_tangents=True",
                 )  # fmt: skip
                 state_t = _given(call, state.written, given)
@@ -128,7 +135,6 @@ def custom_jvp(
             differentiable.defjvp(rule, symbolic_zeros=True)
             return differentiable
 
-        call.create()
         return call.through(with_rule)
 
     return called
@@ -148,7 +154,7 @@ def _checked(call: RuleCall, out: Any, out_t: Any) -> Any:
         return jax.tree.map(zero, out)
     if found := tree_mismatch(out, out_t, any_for_float0=False):
         raise errors.TangentError(
-            f"{call.what} at {call.where}: the tangent that jvp_fn returns does not fit the output"
+            f"{call.where}: the tangent that jvp_fn returns does not fit the output"
             f"{found.path and ' at '}{found.path}: expected {found.expected}, got {found.got}.{found.hint}"
         )
     return out_t
@@ -156,12 +162,12 @@ def _checked(call: RuleCall, out: Any, out_t: Any) -> Any:
 
 def _given(call: RuleCall, written: Sequence[dict[Any, Any]], given: Any) -> Any:
     """Return the tangents that a rule gave for the state, for all that was written."""
-    whole = f"{call.what} at {call.where}: the state_tangent that jvp_fn returns"
+    whole = f"{call.where}: the state_tangent that jvp_fn returns"
     roots = call.packed.view.disassemble(given, whole, errors.TangentError)
-    rule = Rule(whole, "tangent", call.where, errors.TangentError, missing_is_zero=True)
+    how = Completion(whole, "tangent", call.packed.where, errors.TangentError, missing_is_zero=True)
     tangents = []
     for flat, root in zip(written, roots, strict=True):
-        tree = complete(nested({path: jax.tree.map(type_of, value) for path, value in flat.items()}), root, rule)
+        tree = complete(nested({path: jax.tree.map(type_of, value) for path, value in flat.items()}), root, how)
         tangents.append({path: get(tree, path) for path in flat})
     return tuple(tangents)
 
@@ -175,7 +181,7 @@ def _untold(call: RuleCall, written: Sequence[dict[Any, Any]], tangents: Any) ->
         if not jnp.issubdtype(type_of(x).dtype, jnp.inexact):
             return zero(x)
         like = jnp.broadcast_to(source.astype(type_of(x).dtype), jnp.shape(x))
-        return _untold_p.bind(like, jnp.zeros(()), name=name, leaves=call.packed.compiled)
+        return _untold_p().bind(like, jnp.zeros(()), name=name, leaves=call.packed.compiled)
 
     found = []
     for flat, scope in zip(written, call.packed.roots, strict=True):
@@ -198,7 +204,7 @@ def _run(x: Any, _: Any, *, name: str, leaves: bool) -> Any:
 
 
 def _lower(x: Any, _: Any, *, name: str, leaves: bool) -> Any:
-    if leaves:  # the compiled function returns it, and whether it is used shows outside: it is no number there
+    if leaves:  # the compiled function returns it, and whether it is used shows outside: it is NaN there
         return jnp.full_like(x, jnp.nan)
     raise errors.StateCotangentError(_text(name, "a compiled program asks for its tangent"))
 
@@ -211,9 +217,11 @@ def _transpose(ct: Any, _: Any, *, name: str, leaves: bool) -> Any:
 
 
 def _batch(size: int, axis: Any, vals: Sequence[Any], dims: Sequence[int | None], params: dict[str, Any]) -> Any:
-    return _untold_p.bind(vals[0], jnp.zeros(()), **params), dims[0]
+    return _untold_p().bind(vals[0], jnp.zeros(()), **params), dims[0]
 
 
-_untold_p = _compat.linear_in_first(
-    "liftax_untold", run=_run, primal=None, transpose=_transpose, batch=_batch, lower=_lower
-)
+@functools.cache
+def _untold_p() -> Any:
+    return _compat.linear_in_first(
+        "liftax_untold", run=_run, primal=None, transpose=_transpose, batch=_batch, lower=_lower
+    )

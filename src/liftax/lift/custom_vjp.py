@@ -14,6 +14,7 @@ error here, unless the cotangent is zero or the rule asks for it.
 Source: `jax.custom_vjp`; `flax.linen.custom_vjp` for the signature.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,14 +24,23 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from liftax import _compat, errors
-from liftax.ad.checks import demand_pair, describe, explain_arity, tree_mismatch
 from liftax.ad.notes import noted
 from liftax.core.pack import Packed
-from liftax.lift.fill import Rule, complete, zero
-from liftax.lift.rule import RuleCall, checked, nested, refuse_at_run, split, type_of
+from liftax.explain.functions import arity_explained, demand_pair
+from liftax.explain.transform import Transform, described
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe, type_of
+from liftax.lift.arrays import split
+from liftax.lift.complete import Completion, complete, zero
+from liftax.lift.nested import nested
+from liftax.lift.operands import collections
+from liftax.lift.rule import WITH_RULE, RuleCall, checked, refuse_at_run
 from liftax.typing import Filter, Path
 
+CUSTOM_VJP = dataclasses.replace(WITH_RULE, name="custom_vjp", call="(fn, forward_fn, backward_fn)(module, *args)")
 
+
+@described(CUSTOM_VJP)
 def custom_vjp(
     fn: Callable[..., Any],
     forward_fn: Callable[..., Any],
@@ -38,6 +48,7 @@ def custom_vjp(
     grad_vars: Filter = "params",
     nondiff_argnums: int | Sequence[int] = (),
     state_cotangents: bool = False,
+    wrt: Filter | None = None,
 ) -> Callable[..., Any]:
     """Give a function of a module a backward rule of its own.
 
@@ -45,8 +56,8 @@ def custom_vjp(
 
     Args:
         fn: Called as `fn(mdl, *args, **kwargs)`: what runs where nothing is differentiated.
-        forward_fn: Called alike; returns `(output, residuals)`. Residuals are a tree of arrays, of backward maps that
-            `nn.vjp` returned, and of whatever else the backward rule needs.
+        forward_fn: Called with the same arguments as `fn`; returns `(output, residuals)`. Residuals are a tree of
+            arrays, of backward maps that `nn.vjp` returned, and of whatever else the backward rule needs.
         backward_fn: Called as `backward_fn(*nondiff_args, residuals, out_ct)`; returns `(variables_ct, *args_ct)`:
             `variables_ct` is shaped like the variables in `grad_vars`, as `nn.vjp` gives them, and there is one
             cotangent for each positional argument that is not in `nondiff_argnums`. None is a cotangent of zero. The
@@ -56,6 +67,7 @@ def custom_vjp(
             count from the end. Keyword arguments get none either.
         state_cotangents: Call `backward_fn(*nondiff_args, residuals, out_ct, state_ct)`: `state_ct` holds the
             cotangents of the variables that were written, shaped like them: `{'batch_stats': …}`.
+        wrt: The same as `grad_vars`, by the name that it has in every derivative transform.
 
     Returns:
         A function with the signature of `fn`, whose first argument is a bound Module, a Scope, or a tree of these.
@@ -90,11 +102,12 @@ def custom_vjp(
         Array([[ 1.],
                [-1.]], dtype=float32)
     """
-    return with_rule("custom_vjp", fn, forward_fn, backward_fn, grad_vars, nondiff_argnums, state_cotangents)
+    grad_vars = collections(CUSTOM_VJP, wrt, "grad_vars", grad_vars, "params")
+    return with_rule(CUSTOM_VJP, fn, forward_fn, backward_fn, grad_vars, nondiff_argnums, state_cotangents)
 
 
 def with_rule(
-    what: str,
+    transform: Transform,
     fn: Callable[..., Any],
     forward_fn: Callable[..., Any],
     backward_fn: Callable[..., Any],
@@ -102,44 +115,40 @@ def with_rule(
     nondiff_argnums: int | Sequence[int],
     state_cotangents: bool,
 ) -> Callable[..., Any]:
-    """Return what `custom_vjp` does, speaking as `what`."""
-    nondiff_argnums = checked(what, nondiff_argnums, fn=fn, forward_fn=forward_fn, backward_fn=backward_fn)
+    """Implement `custom_vjp`; errors name `transform`."""
+    nondiff_argnums = checked(transform, nondiff_argnums, fn=fn, forward_fn=forward_fn, backward_fn=backward_fn)
 
     @functools.wraps(fn)
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = RuleCall(what, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
-        packed = call.packed
+        call = RuleCall(transform, fn, mdl, args, kwargs, grad_vars, nondiff_argnums)
+        types = jax.tree.map(type_of, (call.packed.groups[0], call.diff))
 
         def forward(*primals: Any) -> Any:
             operands = custom_vjp_primal_tree_values(primals)
             call.refuse_constants([p.perturbed for p in primals[4]], [p.perturbed for p in primals[5]])
             call.before_rule(*operands)
-            out, state = call.run(forward_fn, *operands)
+            out, run = call.run(forward_fn, *operands)
             out, residuals = demand_pair(
-                out, what, pair="(output, residuals)", why="a rule of its own", who="forward_fn",
+                out, transform, pair="(output, residuals)", why="a rule of its own", who="forward_fn",
                 remedy="return (output, ()) if the backward rule needs nothing",
             )  # fmt: skip
-            call.check_alike(out, state.written, "forward_fn", "(output, residuals)")
-            return (out, state.written), (split(residuals), operands[4])
+            call.check_alike(out, run.state.written, "forward_fn", "(output, residuals)")
+            return (out, run.state.written), (split(residuals), operands[4])
 
         def backward(saved: Any, cotangents: Any) -> Any:
             (residuals, unsplit), constants = saved
             out_ct, state_ct = cotangents
-            poison = None if state_cotangents else _poison(state_ct, packed, what)
+            poison = None if state_cotangents else _poison(state_ct, call.packed)
             nondiff = call.rebuild(constants)[0]
             given = [*(nondiff[i] for i in sorted(nondiff)), unsplit(residuals), _densified(out_ct)]
             if state_cotangents:
-                given.append(packed.view.assemble([nested(flat) for flat in _densified(state_ct)]))
-            with call.confined():
-                try:
-                    result = backward_fn(*given)
-                except TypeError as error:
-                    more = ", state_ct" * state_cotangents
-                    wanted = f"backward_fn({'nondiff_arg, ' * len(nondiff)}residuals, out_ct{more})"
-                    explain_arity(backward_fn, given, {}, error, what, wanted)
-                    raise
+                given.append(call.packed.view.assemble([nested(flat) for flat in _densified(state_ct)]))
+            more = ", state_ct" * state_cotangents
+            wanted = f"backward_fn({'nondiff_arg, ' * len(nondiff)}residuals, out_ct{more})"
+            with call.confined(), arity_explained(backward_fn, given, {}, transform, wanted):
+                result = backward_fn(*given)
                 call.refuse_foreign(result)
-            wrt_ct, diff_ct = _checked(result, types, packed, what)
+            wrt_ct, diff_ct = _checked(result, types, call.packed)
             if poison is not None:
                 wrt_ct, diff_ct = jax.tree.map(lambda ct: _poisoned(ct, poison), (wrt_ct, diff_ct))
             return wrt_ct, None, None, diff_ct, None, None
@@ -149,8 +158,6 @@ def with_rule(
             rule.defvjp(forward, backward, symbolic_zeros=True)
             return rule
 
-        call.create()
-        types = jax.tree.map(type_of, (packed.groups[0], call.diff))
         with noted():
             return call.through(with_rule)
 
@@ -168,10 +175,10 @@ def _densified(cts: Any) -> Any:
     return jax.tree.map(lambda ct: zero(ct) if _is_zero(ct) else ct, cts, is_leaf=_is_zero)
 
 
-def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, Any]:
+def _checked(result: Any, types: Any, packed: Packed) -> tuple[Any, Any]:
     """Return the cotangents that a rule gave for variables and arguments, complete, or raise."""
     wrt, diff = types
-    what = f"{who} at {packed.roots[0].path_text}: the result of backward_fn"
+    what = f"{packed.transform} at {packed.where}: the result of backward_fn"
     if not isinstance(result, tuple | list) or len(result) != 1 + len(diff):
         raise errors.CotangentError(
             f"{what}: expected (variables_ct, *args_ct) with {1 + len(diff)} cotangents, one for the variables and one "
@@ -181,8 +188,8 @@ def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, An
         wrt_ct = None
     else:
         given = packed.view.disassemble(result[0], what, errors.CotangentError)
-        rule = Rule(what, "cotangent", packed.roots[0].path_text, errors.CotangentError, missing_is_zero=False)
-        wrt_ct = tuple(complete(t, g, rule) for t, g in zip(wrt, given, strict=True))
+        how = Completion(what, "cotangent", packed.where, errors.CotangentError, missing_is_zero=False)
+        wrt_ct = tuple(complete(t, g, how) for t, g in zip(wrt, given, strict=True))
     for i, (type_, ct) in enumerate(zip(diff, result[1:], strict=True), 1):
         has_none = any(x is None for x in jax.tree.leaves(ct, is_leaf=lambda x: x is None))
         found = None if has_none else tree_mismatch(type_, ct)
@@ -194,13 +201,14 @@ def _checked(result: Any, types: Any, packed: Packed, who: str) -> tuple[Any, An
     return wrt_ct, tuple(result[1:])
 
 
-def _poison(state_ct: Sequence[dict[Path, Any]], packed: Packed, what: str) -> Any:
+def _poison(state_ct: Sequence[dict[Path, Any]], packed: Packed) -> Any:
     """Return None if no cotangent of written state is dropped, or a number that is NaN if one is when it is run."""
     poison = None
     for root, flat in zip(packed.roots, state_ct, strict=True):
         for path, tree in flat.items():
             text = (
-                f"{what}: the variable {'/'.join(path)} at {root.path_text} was written inside the function with the "
+                f"{packed.transform}: the variable {'/'.join(path)} at {root.path_text} was written inside the "
+                "function with the "
                 "custom rule, and a cotangent flows back into it, which the rule does not take: the gradient through "
                 "it would be dropped. Use custom_vjp with state_cotangents=True and handle it in backward_fn(…, "
                 "residuals, out_ct, state_ct), or put jax.lax.stop_gradient around the value."

@@ -8,23 +8,26 @@ built. Variables get a gradient only where `vjp_variables` asks for it.
 Source: `jax.value_and_grad`; `flax.linen.grad` for the signature.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from liftax import ad, errors
-from liftax.ad.argnums import indices, positions
-from liftax.ad.checks import check_float_primals, check_scalar_output, demand_pair, explain_arity
-from liftax.ad.reduce import bound_axes
-from liftax.core import filters
-from liftax.core.pack import unbind
-from liftax.lift.checks import check_filters, check_primals, check_streams
-from liftax.lift.operands import Layout
+from liftax import ad
+from liftax.ad.checks import check_scalar_output
+from liftax.explain.transform import Transform, described
+from liftax.lift.operands import Operands, collections
 from liftax.typing import AxisName, Filter
 
+GRAD = Transform(
+    "grad", "(fn, module, *primals)", "reverse", frozenset({"argnums", "holomorphic", "allow_int"}),
+    filters=("vjp_variables", "variables"),
+)  # fmt: skip
+VALUE_AND_GRAD = dataclasses.replace(GRAD, name="value_and_grad")
 
+
+@described(VALUE_AND_GRAD)
 def value_and_grad(
     fn: Callable[..., Any],
     mdl: Any,
@@ -37,6 +40,7 @@ def value_and_grad(
     argnums: int | Sequence[int] | None = None,
     holomorphic: bool = False,
     allow_int: bool = False,
+    wrt: Filter | None = None,
 ) -> Any:
     """Return the value of a scalar function of a module, and its gradient with respect to its arguments.
 
@@ -55,6 +59,7 @@ def value_and_grad(
             None for all.
         holomorphic: `fn` is promised to be holomorphic; what varies and the output are complex.
         allow_int: Accept integer and Boolean arguments and variables; their gradients have dtype `float0`.
+        wrt: The same as `vjp_variables`, by the name that it has in every derivative transform.
 
     Returns:
         `(value, grads)`, or `((value, aux), grads)` if `has_aux`. `grads` is a tuple with one tree for each argument,
@@ -84,11 +89,13 @@ def value_and_grad(
         (Array(7.5, dtype=float32), Array([-3., -6.], dtype=float32))
     """
     return _value_and_grad(
-        "value_and_grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs, vjp_variables, argnums, holomorphic,
-        allow_int,
+        VALUE_AND_GRAD, fn, mdl, primals, has_aux, reduce_axes, {"holomorphic": holomorphic, "allow_int": allow_int},
+        variables=variables, rngs=rngs, argnums=argnums,
+        wrt=collections(VALUE_AND_GRAD, wrt, "vjp_variables", vjp_variables or False, False),
     )  # fmt: skip
 
 
+@described(GRAD)
 def grad(
     fn: Callable[..., Any],
     mdl: Any,
@@ -101,6 +108,7 @@ def grad(
     argnums: int | Sequence[int] | None = None,
     holomorphic: bool = False,
     allow_int: bool = False,
+    wrt: Filter | None = None,
 ) -> Any:
     """Return the gradient of a scalar function of a module with respect to its arguments.
 
@@ -124,66 +132,32 @@ def grad(
         (Array([ 4., 12.], dtype=float32),)
     """
     value, grads = _value_and_grad(
-        "grad", fn, mdl, primals, has_aux, reduce_axes, variables, rngs, vjp_variables, argnums, holomorphic, allow_int
-    )
+        GRAD, fn, mdl, primals, has_aux, reduce_axes, {"holomorphic": holomorphic, "allow_int": allow_int},
+        variables=variables, rngs=rngs, argnums=argnums,
+        wrt=collections(GRAD, wrt, "vjp_variables", vjp_variables or False, False),
+    )  # fmt: skip
     return (grads, value[1]) if has_aux else grads
 
 
 def _value_and_grad(
-    what: str,
+    transform: Transform,
     fn: Callable[..., Any],
     mdl: Any,
     primals: tuple[Any, ...],
     has_aux: bool,
     reduce_axes: AxisName | Sequence[AxisName],
-    variables: Filter,
-    rngs: Filter,
-    vjp_variables: Filter | None,
-    argnums: int | Sequence[int] | None,
-    holomorphic: bool,
-    allow_int: bool,
+    dtypes: Mapping[str, bool],
+    **operands_of: Any,
 ) -> tuple[Any, Any]:
-    wrt: Filter = False if vjp_variables is None else vjp_variables
-    packed = unbind(mdl, (wrt, variables), rngs, what)
-    asked = tuple(range(len(primals))) if argnums is None else indices(argnums, what)
-    where = positions(asked, len(primals), what)
-    layout = Layout(packed.view, not filters.is_empty(wrt), isinstance(asked, int))
-    diff = tuple(primals[i] for i in where)
-    if not diff and not layout.with_variables:
-        raise errors.ArityError(
-            f"{what} has nothing to differentiate with respect to: no argument, and vjp_variables={vjp_variables!r}. "
-            "Name an argument, or a collection of variables: vjp_variables='params'."
-        )
-    check_primals(primals, what)
-    names = [f"argument {i}" for i in where]
-    check_float_primals(diff, names, what, holomorphic=holomorphic, allow_int=allow_int)
-    check_variables = functools.partial(
-        check_float_primals, names=["variables"] * len(packed.roots), what=what, allow_int=allow_int
-    )
-    check_variables(packed.groups[0])
-    check_streams(packed, rngs, what)
-    check_filters(packed, what, vjp_variables=wrt, variables=variables)
+    """Return `(value, grads)` or `((value, aux), grads)`; `operands_of` are the other arguments of `Operands.of`."""
+    operands = Operands.of(
+        transform, mdl, primals, wrt_argument="vjp_variables", dtypes=dtypes, **operands_of
+    ).created(fn, has_aux)  # fmt: skip
 
-    def pure(wrt: Any, *diff: Any) -> Any:
-        args = list(primals)
-        for i, x in zip(where, diff, strict=True):
-            args[i] = x
-        with packed.bind((wrt, packed.groups[1]), packed.keys) as inner:
-            try:
-                out = fn(inner.target, *args)
-            except TypeError as error:
-                explain_arity(fn, (inner.target, *args), {}, error, what)
-                raise
-            out, aux = demand_pair(out, what) if has_aux else (out, None)
-            check_scalar_output(out, what, holomorphic=holomorphic)
-            return out, (aux, inner.collect())
+    def check(out: Any) -> None:
+        check_scalar_output(out, transform, holomorphic=dtypes["holomorphic"])
 
-    if any(root.store.flags.get("initializing") for root in packed.roots):  # most often outside of the axis
-        reduce_axes = bound_axes(reduce_axes)
-    value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
-    if packed.include(state, wrt):
-        check_variables(packed.groups[0])
-        value, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *diff, has_aux=True, reduce_axes=reduce_axes)
-    check_filters(packed, what, state, vjp_variables=wrt, variables=variables)
-    packed.commit(state)
-    return (value, aux) if has_aux else value, layout(vjp_fn(jnp.ones_like(value)))
+    pure = operands.pure(fn, has_aux, check)
+    value, vjp_fn, (aux, run) = ad.vjp(pure, *operands.point, has_aux=True, reduce_axes=operands.bound(reduce_axes))
+    operands.commit(run)
+    return (value, aux) if has_aux else value, operands.layout(vjp_fn(jnp.ones_like(value)))

@@ -7,19 +7,24 @@
 Source: see `liftax.ad.hvp`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from liftax import ad, errors
-from liftax.ad.checks import check_pair_of_sequences, check_scalar_output, explain_tangents
-from liftax.ad.notes import add_note
-from liftax.lift.fill import Rule, complete
+from liftax import ad
+from liftax.ad.checks import check_pair_of_sequences, check_scalar_output
+from liftax.ad.notes import tangents_explained
+from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
+HVP = Transform("hvp", "(fn, module, primals, tangents)", filters=("wrt", "variables"))
+VHP = dataclasses.replace(HVP, name="vhp")
 
+
+@described(HVP)
 def hvp(
     fn: Callable[..., Any],
     mdl: Any,
@@ -74,9 +79,16 @@ def hvp(
         >>> Response().apply(variables, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
         Array([0., 3.], dtype=float32)
     """
-    return _product("hvp", fn, mdl, primals, tangents, variable_tangents, wrt, has_aux, variables, rngs)
+    gradient, operands = _gradient(HVP, fn, mdl, primals, tangents, wrt, has_aux, variables, rngs)
+    vector = operands.vector(variable_tangents, tangents)
+    with tangents_explained(primals, tangents, HVP):
+        grads, products, (aux, run) = jax.jvp(gradient, operands.point, vector, has_aux=True)
+    operands.commit(run)
+    result = operands.layout(grads), operands.layout(products)
+    return (*result, aux) if has_aux else result
 
 
+@described(VHP)
 def vhp(
     fn: Callable[..., Any],
     mdl: Any,
@@ -109,58 +121,31 @@ def vhp(
         >>> print(variables_part['params']['k'], r_part)
         2.0 [0. 3.]
     """
-    return _product("vhp", fn, mdl, primals, tangents, variable_tangents, wrt, has_aux, variables, rngs)
+    gradient, operands = _gradient(VHP, fn, mdl, primals, tangents, wrt, has_aux, variables, rngs)
+    vector = operands.vector(variable_tangents, tangents)
+    with tangents_explained(primals, tangents, VHP):
+        grads, vjp_fn, (aux, run) = jax.vjp(gradient, *operands.point, has_aux=True)
+        products = vjp_fn(vector)
+    operands.commit(run)
+    result = operands.layout(grads), operands.layout(products)
+    return (*result, aux) if has_aux else result
 
 
-def _product(
-    what: str,
+def _gradient(
+    transform: Transform,
     fn: Callable[..., Any],
     mdl: Any,
     primals: Sequence[Any],
     tangents: Sequence[Any],
-    variable_tangents: Any,
     wrt: Filter | None,
     has_aux: bool,
     variables: Filter,
     rngs: Filter,
-) -> tuple[Any, ...]:
-    check_pair_of_sequences(primals, tangents, what)
-    operands = Operands(what, mdl, primals, wrt, None, variables, rngs)
-    run = operands.pure(fn, has_aux)
-    packed, layout = operands.packed, operands.layout
-    if variable_tangents is not None and not layout.with_variables:
-        raise errors.TangentError(
-            f"{what}: got variable_tangents and wrt={wrt!r}, so that no variable takes part. Name their collection: "
-            "wrt='params'."
-        )
-
-    def pure(*point: Any) -> Any:
-        out, aux = run(*point)
-        check_scalar_output(out, what)
-        return out, aux
-
-    point = operands.create(run)
-    whole = f"{what}: variable_tangents"
-    given = (
-        ({},) * len(packed.roots)
-        if variable_tangents is None
-        else packed.view.disassemble(variable_tangents, whole, errors.TangentError)
-    )
-    vector = tuple(
-        complete(v, t, Rule(whole, "tangent", scope.path_text, errors.TangentError, missing_is_zero=True))
-        for v, t, scope in zip(packed.groups[0], given, packed.roots, strict=True)
-    ), *tangents  # fmt: skip
-    gradient = ad.grad(pure, argnums=tuple(range(len(point))), has_aux=True)
-    try:
-        if what == "hvp":
-            grads, products, (_, aux, state) = jax.jvp(gradient, point, vector, has_aux=True)
-        else:
-            grads, vjp_fn, (_, aux, state) = jax.vjp(gradient, *point, has_aux=True)
-            products = vjp_fn(vector)
-    except (TypeError, ValueError) as error:
-        explain_tangents(primals, tangents, error, what)
-        add_note(error)
-        raise
-    operands.commit(state)
-    result = layout(grads), layout(products)
-    return (*result, aux) if has_aux else result
+) -> tuple[Callable[..., Any], Operands]:
+    """Return the gradient, a function of the point, and the operands."""
+    check_pair_of_sequences(primals, tangents, transform)
+    operands = Operands.of(
+        transform, mdl, primals, wrt=wrt or False, variables=variables, rngs=rngs, dtypes={}
+    ).created(fn, has_aux)
+    pure = operands.pure(fn, has_aux, lambda out: check_scalar_output(out, transform))
+    return ad.grad(pure, argnums=tuple(range(1 + len(operands.diff))), has_aux=True), operands

@@ -14,10 +14,15 @@ from typing import Any
 from liftax import ad
 from liftax.ad.implicit.failure import OnFailure
 from liftax.ad.notes import noted
+from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
+FIXED_POINT = Transform("fixed_point", "(fn, module, x0, *args)")
+ROOT = Transform("root", "(fn, module, x0, *args)")
 
+
+@described(FIXED_POINT)
 def fixed_point(
     fn: Callable[..., Any],
     mdl: Any,
@@ -77,11 +82,12 @@ def fixed_point(
         Array([2., 4.], dtype=float32)
     """
     return _solved(
-        "fixed_point", ad.fixed_point, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
+        FIXED_POINT, ad.fixed_point, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
         max_steps=max_steps, solver=solver, linear_solver=linear_solver, on_failure=on_failure,
     )  # fmt: skip
 
 
+@described(ROOT)
 def root(
     fn: Callable[..., Any],
     mdl: Any,
@@ -114,13 +120,13 @@ def root(
         Array([1., 2.], dtype=float32)
     """
     return _solved(
-        "root", ad.root, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
+        ROOT, ad.root, fn, mdl, (x0, *args), has_aux, variables, rngs, rtol=rtol, atol=atol,
         max_steps=max_steps, solver=solver, linear_solver=linear_solver, on_failure=on_failure,
     )  # fmt: skip
 
 
 def _solved(
-    what: str,
+    transform: Transform,
     solve: Callable[..., Any],
     fn: Callable[..., Any],
     mdl: Any,
@@ -130,14 +136,10 @@ def _solved(
     rngs: Filter,
     **options: Any,
 ) -> tuple[Any, ...]:
-    operands = Operands(what, mdl, primals, False, 0, variables, rngs)
-    run = operands.pure(fn, has_aux)
-
-    def pure(x: Any) -> Any:
-        return run(operands.packed.groups[0], x)[0]
-
+    operands = Operands.of(transform, mdl, primals, argnums=0, variables=variables, rngs=rngs, dtypes={})
+    run, fixed = operands.pure(fn, has_aux), operands.packed.groups[0]
     with noted():
-        x, info = solve(pure, primals[0], **options)
-    _, (_, aux, state) = run(operands.packed.groups[0], x)
-    operands.commit(state)
+        x, info = solve(lambda x: run(fixed, x)[0], primals[0], **options)
+    _, (aux, done) = run(fixed, x)
+    operands.commit(done)
     return (x, info, aux) if has_aux else (x, info)

@@ -13,17 +13,27 @@ the operands' tree, with arrays of shape `s + t + u`.
 Source: `jax.jacfwd`, `jax.jacrev`, `jax.hessian`.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from liftax.ad.checks import check_jacobian_types
 from liftax.ad.notes import noted
+from liftax.explain.transform import Transform, described
+from liftax.lift.arrays import split
 from liftax.lift.operands import Layout, Operands
-from liftax.lift.rule import split
 from liftax.typing import Filter
 
+JACREV = Transform(
+    "jacrev", "(fn, module, *primals)", "reverse", frozenset({"argnums", "holomorphic"}), filters=("wrt", "variables")
+)
+JACFWD = dataclasses.replace(JACREV, name="jacfwd", mode="forward")
+HESSIAN = dataclasses.replace(JACREV, name="hessian", mode="forward over reverse")
 
+
+@described(JACREV)
 def jacrev(
     fn: Callable[..., Any],
     mdl: Any,
@@ -81,9 +91,11 @@ def jacrev(
         >>> in_params['params']['scale'].tolist(), in_x.tolist()
         ([[9.0, 0.0], [0.0, 16.0]], [[6.0, 0.0], [0.0, 16.0]])
     """
-    return _derivatives("jacrev", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
+    operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
+    return _derivatives(JACREV, jax.jacrev, fn, mdl, primals, has_aux, holomorphic, operands_of)
 
 
+@described(JACFWD)
 def jacfwd(
     fn: Callable[..., Any],
     mdl: Any,
@@ -113,9 +125,11 @@ def jacfwd(
         >>> Velocity().apply({'params': {'Curve_0': {'radius': 3.0}}}, 2.0).tolist()
         [3.0, 12.0]
     """
-    return _derivatives("jacfwd", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
+    operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
+    return _derivatives(JACFWD, jax.jacfwd, fn, mdl, primals, has_aux, holomorphic, operands_of)
 
 
+@described(HESSIAN)
 def hessian(
     fn: Callable[..., Any],
     mdl: Any,
@@ -165,43 +179,44 @@ def hessian(
         >>> float(twice['params']['k']), mixed.tolist(), of_r[0]['params']['k'].tolist(), of_r[1].tolist()
         (0.0, [2.0, 1.0], [2.0, 1.0], [[0.0, 3.0], [3.0, 0.0]])
     """
-    return _derivatives("hessian", fn, mdl, primals, argnums, wrt, has_aux, holomorphic, variables, rngs)
-
-
-_IN_JAX: dict[str, Callable[..., Any]] = {"jacrev": jax.jacrev, "jacfwd": jax.jacfwd, "hessian": jax.hessian}
+    operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
+    return _derivatives(HESSIAN, jax.hessian, fn, mdl, primals, has_aux, holomorphic, operands_of)
 
 
 def _derivatives(
-    what: str,
+    transform: Transform,
+    in_jax: Callable[..., Any],
     fn: Callable[..., Any],
     mdl: Any,
     primals: tuple[Any, ...],
-    argnums: int | Sequence[int] | None,
-    wrt: Filter | None,
     has_aux: bool,
     holomorphic: bool,
-    variables: Filter,
-    rngs: Filter,
+    operands_of: Mapping[str, Any],
 ) -> Any:
-    operands = Operands(what, mdl, primals, wrt, argnums, variables, rngs, holomorphic=holomorphic)
+    """Return what a Jacobian or a Hessian returns; `operands_of` are the other arguments of `Operands.of`."""
+    dtypes = {"holomorphic": holomorphic}
+    operands = Operands.of(transform, mdl, primals, dtypes=dtypes, real=not holomorphic, **operands_of).created(
+        fn, has_aux
+    )
     run = operands.pure(fn, has_aux)
-    point = operands.create(run)
 
     def pure(*point: Any) -> Any:
-        y, (out, aux, state) = run(*point)
-        return y, (out, split(aux), state)  # JAX maps over what goes through here, which has to be arrays
+        out, (aux, done) = run(*point)
+        if not holomorphic:
+            check_jacobian_types(out, [point[i] for i in operands.argnums], transform)
+        return out, (out, split(aux), done)  # JAX maps over what goes through here, which has to be arrays
 
-    transformed = _IN_JAX[what](pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
+    transformed = in_jax(pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
     with noted():
-        found, (out, (arrays, rebuild), state) = transformed(*point)
-    operands.commit(state)
-    varying = operands.entries([point[i] for i in operands.argnums])
-    result = _arranged(found, out, varying if what == "hessian" else None, operands.layout)
+        found, (out, (arrays, rebuild), done) = transformed(*operands.point)
+    operands.commit(done)
+    varying = operands.entries([operands.point[i] for i in operands.argnums])
+    result = _arranged(found, out, None if transform.mode in ("forward", "reverse") else varying, operands.layout)
     return (result, rebuild(arrays)) if has_aux else result
 
 
 def _arranged(found: Any, tree: Any, varying: tuple[Any, ...] | None, layout: Layout) -> Any:
-    """Arrange the tuple that stands in the place of each array of `tree`; in it do the same below `varying`."""
+    """Arrange the tuple that replaces each array of `tree`; in it do the same below `varying`."""
     treedef = jax.tree.structure(tree)
     rows = []
     for entries in treedef.flatten_up_to(found):

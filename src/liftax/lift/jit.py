@@ -22,12 +22,17 @@ import jax
 from liftax.core.filters import in_filter
 from liftax.core.outside import Seen, Watch
 from liftax.core.scope import Scope
+from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
 from liftax.lift.checkpoint import shifted
 from liftax.lift.recognition import fingerprint, looked_at, static
 from liftax.typing import Filter
 
+JIT = Transform("jit", "(fn, …)(module, *args)")
+FOLD_RNGS = Transform("fold_rngs", "(fn, …)(module, *args)", any_output=True)
 
+
+@described(JIT)
 def jit(
     target: Target,
     variables: Filter = True,
@@ -125,16 +130,15 @@ def _compiled(
     backend: str | None,
 ) -> Any:
     where = {k: v for k, v in {"device": device, "backend": backend}.items() if v is not None}
-    static_positions = (0, *shifted(_arguments(static_argnums), "jit", by=3))
-    donated = shifted(_arguments(donate_argnums), "jit", by=3)
+    static_positions = (0, *shifted(_arguments(static_argnums), JIT, by=3))
+    donated = shifted(_arguments(donate_argnums), JIT, by=3)
 
     def compiled() -> Any:
         def traced(static: "_Static", groups: Any, keys: Any, around: Any, *args: Any, **kwargs: Any) -> Any:
             assert static.call is not None, "traced after the call"
             with static.watch as watch:
                 watch.give(around)
-                out, state = static.call.run(groups, keys, args, kwargs)
-            return out, state, static.call.packed.effects()
+                return static.call.run(groups, keys, args, kwargs)
 
         traced.__name__ = getattr(target, "__name__", "jit")
         return jax.jit(
@@ -146,9 +150,8 @@ def _compiled(
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal kept
-        call = _forked(target, mdl, args, kwargs, variables, rngs, "jit")
+        call = _forked(JIT, target, mdl, args, kwargs, variables, rngs).with_(compiled=True)
         packed = call.packed
-        packed.compiled = True
         own = fingerprint(call)
         seen = outside.get(own, _NOTHING)
         looked = looked_at(call, seen) if seen is not _NOTHING and seen.kept else ()
@@ -158,18 +161,17 @@ def _compiled(
         around = seen.values(packed.roots)
         try:
             run = compiled() if once else kept
-            out, state, effects = run(static, packed.groups, packed.keys, around, *call.args, **call.kwargs)
+            out, done = run(static, packed.groups, packed.keys, around, *call.args, **call.kwargs)
         finally:
             static.call = None  # JAX keeps the static argument; it must not keep the variables
             found, static.watch = static.watch.seen, None
         if found != seen:  # right for this call, and not to be found again: the next one gives what was read
             outside[own] = found
             kept = kept if once else compiled()
-        packed.replay_effects(effects)
-        packed.commit(state)
+        packed.commit(done)
         return out
 
-    return function_form(called, target, "jit")
+    return function_form(called, target, JIT)
 
 
 class _Static(tuple[Any, ...]):
@@ -182,6 +184,7 @@ class _Static(tuple[Any, ...]):
 _NOTHING = Seen()
 
 
+@described(FOLD_RNGS)
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
     """Draw keys inside as `jit` does: from one key a stream, drawn where the call is, so that paths above don't count.
 
@@ -210,16 +213,16 @@ def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> 
         return class_form(fold_rngs, target, None, variables=variables, rngs=rngs)
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _forked(target, mdl, args, kwargs, variables, rngs, "fold_rngs")
-        out, state = call.run(call.packed.groups, call.packed.keys, call.args, call.kwargs)
-        call.packed.commit(state)
+        call = _forked(FOLD_RNGS, target, mdl, args, kwargs, variables, rngs)
+        out, run = call.run(call.packed.groups, call.packed.keys, call.args, call.kwargs)
+        call.packed.commit(run)
         return out
 
-    return function_form(called, target, "fold_rngs")
+    return function_form(called, target, FOLD_RNGS)
 
 
 def _forked(
-    fn: Callable[..., Any], mdl: Any, args: Any, kwargs: Any, variables: Filter, rngs: Filter, name: str
+    transform: Transform, fn: Callable[..., Any], mdl: Any, args: Any, kwargs: Any, variables: Filter, rngs: Filter
 ) -> Call:
     """Take the call apart, with keys that know the path of the module already."""
     scope = getattr(mdl, "scope", None)
@@ -228,15 +231,15 @@ def _forked(
         forked = {stream: scope.make_rng(stream) for stream in scope.store.keys if in_filter(rngs, stream)}
         if getattr(mdl, "lift_sets_up", False):
             scope.store.waiting.setdefault(scope.path, ({**scope.streams[0], **forked}, len(scope.rng_path)))
-    call = Call(fn, mdl, args, kwargs, (variables,), rngs, name)
+    call = Call.of(transform, fn, mdl, args, kwargs, (variables,), rngs)
     packed = call.packed
-    if any(packed.keys):
-        packed.rng_bases = tuple(len(root.rng_path) for root in packed.roots)
-        packed.keys = tuple(
-            {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
-            for root, keys in zip(packed.roots, packed.keys, strict=True)
-        )
-    return call
+    if not any(packed.keys):
+        return call
+    keys = tuple(
+        {stream: forked.get(stream, key) for stream, key in keys.items()} if root == scope else keys
+        for root, keys in zip(packed.roots, packed.keys, strict=True)
+    )
+    return call.with_(keys=keys, rng_bases=tuple(len(root.rng_path) for root in packed.roots))
 
 
 def _arguments(argnums: int | Iterable[int]) -> tuple[int, ...]:

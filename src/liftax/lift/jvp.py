@@ -13,24 +13,28 @@ from typing import Any
 
 import jax
 
-from liftax import errors
-from liftax.ad.checks import demand_pair, describe, explain_arity, explain_tangents
-from liftax.ad.notes import add_note
-from liftax.core.pack import Packed, State, is_target, unbind
-from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
-from liftax.lift.fill import Rule, complete, filled, no_collection
+from liftax.ad.checks import check_pair_of_sequences
+from liftax.ad.notes import tangents_explained
+from liftax.core.targets import is_target
+from liftax.explain.transform import Transform, described
+from liftax.lift.complete import filled
+from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
+JVP = Transform("jvp", "(fn, module, primals, tangents, variable_tangents)", "forward", filters=("wrt", "variables"))
 
+
+@described(JVP)
 def jvp(
     fn: Callable[..., Any],
     mdl: Any,
     primals: Sequence[Any],
     tangents: Sequence[Any],
-    variable_tangents: Any,
+    variable_tangents: Any = None,
     variables: Filter = True,
     rngs: Filter = True,
     has_aux: bool = False,
+    wrt: Filter | None = None,
 ) -> tuple[Any, ...]:
     """Differentiate a function of a module forwards, along tangents of its variables and its arguments.
 
@@ -43,10 +47,11 @@ def jvp(
         tangents: A tuple or list: for each argument a tangent of its structure, shapes and dtypes (`float0` for
             integers).
         variable_tangents: `{collection: tree}`, shaped like the variables of the target, a tree of these for a tree of
-            modules. What it leaves out has a tangent of zero: a collection, a submodule, a variable.
+            modules. What it leaves out has a tangent of zero: a collection, a submodule, a variable. None: all of it.
         variables: The other collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
         has_aux: `fn` returns a pair `(output, aux)`, and `aux` is not differentiated.
+        wrt: Which collections of variables vary: a filter. None: those in `variable_tangents`.
 
     Returns:
         `(primals_out, tangents_out)`, or `(primals_out, tangents_out, aux)` if `has_aux`: the first two of the
@@ -70,78 +75,23 @@ def jvp(
         >>> Velocity().apply({'params': {'Scale_0': {'scale': 2.0}}}, jnp.array([3.0]), jnp.array([1.0]))
         (Array([6.], dtype=float32), Array([2.], dtype=float32))
     """
-    if not isinstance(primals, tuple | list) or not isinstance(tangents, tuple | list):
-        raise errors.TangentError(
-            f"jvp: primals and tangents are tuples or lists with one entry for each argument of the function; got "
-            f"{describe(primals)} and {describe(tangents)}. For one argument: jvp(fn, mdl, (x,), (x_t,), …)."
-        )
-    check_primals(primals, "jvp", values=True)
-    named = tuple({col for leaf in _mappings(mdl, variable_tangents) for col, tree in leaf.items() if filled(tree)})
-    packed = unbind(mdl, (named, variables), rngs, "jvp")
-    check_streams(packed, rngs, "jvp")
-    check_filters(packed, "jvp", variables=variables)
-    given = packed.view.disassemble(variable_tangents, "jvp: variable_tangents", errors.TangentError)
-
-    def pure(wrt: Any, *args: Any) -> Any:
-        with packed.bind((wrt, packed.groups[1]), packed.keys) as inner:
-            try:
-                out = fn(inner.target, *args)
-            except TypeError as error:
-                explain_arity(fn, (inner.target, *args), {}, error, "jvp")
-                raise
-            out, aux = demand_pair(out, "jvp") if has_aux else (out, None)
-            check_output(out, "jvp", packed, fn)
-            return out, (aux, inner.collect())
-
-    maybe_new = any(scope.store.is_mutable(col) for scope in packed.roots for col in named)
-    if not maybe_new:
-        _check_collections(packed, given)
-    wrt_t = _completed(packed, given, unknown_is_error=not maybe_new)
-    try:
-        out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
-    except (TypeError, ValueError) as error:
-        explain_tangents(primals, tangents, error)
-        add_note(error)
-        raise
-    if maybe_new:
-        _check_collections(packed, given, state)
-    if packed.include(state, named):
-        wrt_t = _completed(packed, given, unknown_is_error=True)
-        out, out_t, (aux, state) = jax.jvp(pure, (packed.groups[0], *primals), (wrt_t, *tangents), has_aux=True)
-    elif maybe_new:
-        _completed(packed, given, unknown_is_error=True)
-    check_filters(packed, "jvp", state, variables=variables)
-    packed.commit(state)
+    check_pair_of_sequences(primals, tangents, JVP)
+    named = _named(mdl, variable_tangents) if wrt is None else wrt
+    operands = Operands.of(
+        JVP, mdl, primals, wrt=named, wrt_argument=None if wrt is None else "wrt", variables=variables, rngs=rngs
+    ).created(fn, has_aux)  # fmt: skip
+    vector = operands.vector(variable_tangents, tangents)
+    with tangents_explained(primals, tangents, JVP):
+        out, out_t, (aux, run) = jax.jvp(operands.pure(fn, has_aux), operands.point, vector, has_aux=True)
+    operands.commit(run)
     return (out, out_t, aux) if has_aux else (out, out_t)
 
 
-def _mappings(mdl: Any, variable_tangents: Any) -> list[Mapping[str, Any]]:
+def _named(mdl: Any, variable_tangents: Any) -> tuple[str, ...]:
+    """Return the collections that tangents are given for; none where these are not shaped like the target."""
     try:
         leaves = jax.tree.structure(mdl, is_leaf=is_target).flatten_up_to(variable_tangents)
-    except ValueError:  # it is said later what is wrong
-        return []
-    return [x for x in leaves if isinstance(x, Mapping)]
-
-
-def _check_collections(packed: Packed, given: Sequence[Mapping[str, Any]], state: State | None = None) -> None:
-    """Raise `TangentError` for a key that is no collection, not even one that the run which wrote `state` created."""
-    for i, (scope, tangents) in enumerate(zip(packed.roots, given, strict=True)):
-        known = {col: dict(tree) for group in packed.groups for col, tree in group[i].items()}
-        for col, name, *_ in state.created[i] if state else ():
-            known.setdefault(col, {})[name] = None
-        for key, tree in tangents.items():
-            if key not in known and filled(tree):
-                raise no_collection(key, known, _rule(scope.path_text))
-
-
-def _rule(where: str, unknown_is_error: bool = True) -> Rule:
-    return Rule("jvp: variable_tangents", "tangent", where, errors.TangentError, missing_is_zero=True,
-                unknown_is_error=unknown_is_error)  # fmt: skip
-
-
-def _completed(packed: Packed, given: Sequence[Mapping[str, Any]], unknown_is_error: bool) -> tuple[Any, ...]:
-    """Return tangents for all variables in the first group: the given ones, and zeros."""
-    return tuple(
-        complete(variables, tangents, _rule(scope.path_text, unknown_is_error))
-        for variables, tangents, scope in zip(packed.groups[0], given, packed.roots, strict=True)
-    )
+    except ValueError:  # `Operands.vector` explains it
+        return ()
+    trees = [x for x in leaves if isinstance(x, Mapping)]
+    return tuple(dict.fromkeys(col for leaf in trees for col, tree in leaf.items() if filled(tree)))

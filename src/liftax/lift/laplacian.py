@@ -15,11 +15,16 @@ import jax
 
 from liftax import ad, errors
 from liftax.ad.laplacian import check_samples
-from liftax.core.pack import is_target
+from liftax.core.targets import is_target
+from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
+LAPLACIAN = Transform("laplacian", "(fn, module, *primals)", "forward")
+DIVERGENCE = Transform("divergence", "(fn, module, *primals)", "forward")
 
+
+@described(LAPLACIAN)
 def laplacian(
     fn: Callable[..., Any],
     mdl: Any,
@@ -69,9 +74,10 @@ def laplacian(
         >>> print(KineticEnergy().apply({'params': {'Wave_0': {'width': 0.5}}}, jnp.zeros(3)))
         1.5
     """
-    return _trace("laplacian", ad.laplacian, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
+    return _trace(LAPLACIAN, ad.laplacian, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
 
 
+@described(DIVERGENCE)
 def divergence(
     fn: Callable[..., Any],
     mdl: Any,
@@ -105,12 +111,12 @@ def divergence(
         >>> Flow().apply(variables, jnp.ones(2))
         (Array([4., 6.], dtype=float32), Array(5., dtype=float32))
     """
-    return _trace("divergence", ad.divergence, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
+    return _trace(DIVERGENCE, ad.divergence, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
 
 
 def _trace(
-    what: str,
-    transform: Callable[..., Any],
+    transform: Transform,
+    derivative: Callable[..., Any],
     fn: Callable[..., Any],
     mdl: Any,
     primals: tuple[Any, ...],
@@ -121,22 +127,23 @@ def _trace(
     rngs: Filter,
 ) -> tuple[Any, ...]:
     key = None
-    check_samples(samples, what)
+    check_samples(samples, transform)
     if samples is not None:
         first = next((x for x in jax.tree.leaves(mdl, is_leaf=is_target) if is_target(x)), None)
         scope = None if first is None else first.scope
         if scope is not None and not scope.has_rng(stream):  # one of 'params' would move those of the parameters
             raise errors.InvalidRngError(
-                f"{what} at {scope.path_text} got samples={samples}, and there is no rng stream {stream!r} to draw the "
+                f"{transform} at {scope.path_text} got samples={samples}, and there is no rng stream {stream!r} to "
+                "draw the "
                 f"directions from. Pass rngs={{{stream!r}: jax.random.key(seed), …}}, to init as well as to apply."
             )
         key = None if scope is None else scope.make_rng(stream)
-    operands = Operands(what, mdl, primals, False, 0, variables, rngs)
-    run = operands.pure(fn, has_aux)
+    operands = Operands.of(transform, mdl, primals, argnums=0, variables=variables, rngs=rngs, dtypes={})
+    run, fixed = operands.pure(fn, has_aux), operands.packed.groups[0]
 
     def pure(x: Any) -> Any:
-        return run(operands.packed.groups[0], x)
+        return run(fixed, x)
 
-    out, result, (_, aux, state) = transform(pure, primals[0], has_aux=True, key=key, samples=samples)
-    operands.commit(state)
+    out, result, (aux, done) = derivative(pure, primals[0], has_aux=True, key=key, samples=samples)
+    operands.commit(done)
     return (out, result, aux) if has_aux else (out, result)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from liftax import errors
+from liftax.explain.transform import Transform
 from liftax.lift.adapter import Call, class_form, function_form, is_class
 
 
@@ -67,10 +68,11 @@ def lift_transform(
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
         call = _call(transform, target, mdl, args, kwargs)
-        lifted = transform(_of_scopes(call, target), *trafo_args, **trafo_kwargs)
-        return _finished(call, lifted(list(call.packed.roots), *call.args, **call.kwargs))
+        names: list[Any] = []
+        lifted = transform(_of_scopes(call, target, names), *trafo_args, **trafo_kwargs)
+        return _finished(call, lifted(list(call.packed.roots), *call.args, **call.kwargs), names)
 
-    return function_form(called, target, getattr(transform, "__name__", "lift_transform"))
+    return function_form(called, target, _descriptor(transform))
 
 
 def lift_direct_transform(
@@ -126,28 +128,34 @@ def lift_direct_transform(
             f"{name} at {roots[0].path_text}: multi_scope=False, and the module reaches others that lie outside of it: "
             f"{', '.join(root.path_text for root in roots)}. Pass multi_scope=True, for a list of scopes."
         )
-    fns = [_of_scopes(call, target) for target in targets]
-    return _finished(call, transform(*fns, roots if multi_scope else roots[0], *call.args, **call.kwargs))
+    names: list[Any] = []
+    fns = [_of_scopes(call, target, names) for target in targets]
+    out = transform(*fns, roots if multi_scope else roots[0], *call.args, **call.kwargs)
+    return _finished(call, out, names)
+
+
+def _descriptor(transform: Any) -> Transform:
+    return Transform(getattr(transform, "__name__", "lift_transform"), "(fn, …)(module, *args)", any_output=True)
 
 
 def _call(transform: Any, target: Any, mdl: Any, args: Any, kwargs: Any) -> Call:
-    return Call(target, mdl, args, kwargs, (True,), True, getattr(transform, "__name__", "lift_transform"))
+    return Call.of(_descriptor(transform), target, mdl, args, kwargs, (True,))
 
 
-def _of_scopes(call: Call, target: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `target` as a function of the scopes of the call."""
-    fn = call.method(target)
+def _of_scopes(call: Call, target: Callable[..., Any], names: list[Any]) -> Callable[..., Any]:
+    """Return `target` as a function of the scopes of the call; it appends the names that modules gave to `names`."""
 
     @functools.wraps(target)
     def of_scopes(scopes: Any, *args: Any, **kwargs: Any) -> Any:
-        return call.run_on(scopes if isinstance(scopes, list) else [scopes], args, kwargs, fn)
+        out, given = call.run_on(scopes if isinstance(scopes, list) else [scopes], args, kwargs, target)
+        names.append(given)
+        return out
 
     return of_scopes
 
 
-def _finished(call: Call, out: Any) -> Any:
-    """Let automatic names go on after those that were given inside."""
-    for module, names in call.packed.names:
-        if names:
-            module.lift_continue(names)
+def _finished(call: Call, out: Any, names: list[Any]) -> Any:
+    """Let automatic names go on after those that were given in the last run."""
+    if names:
+        call.packed.continue_names(names[-1])
     return out

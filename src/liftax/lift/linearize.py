@@ -14,15 +14,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import describe, explain_cotangent, explain_tangents
-from liftax.ad.notes import add_note, noted
-from liftax.core.pack import State
-from liftax.lift.fill import Rule, complete
+from liftax.ad.checks import explain_cotangent
+from liftax.ad.notes import noted, tangents_explained
+from liftax.core.run import Run, State, no_state
+from liftax.explain.transform import Transform, described
+from liftax.explain.values import describe, type_of
+from liftax.lift.checks import check_output
+from liftax.lift.complete import Completion, complete
 from liftax.lift.operands import Layout, Operands
-from liftax.typing import Filter, Path
+from liftax.typing import Filter
+
+LINEARIZE = Transform(
+    "linearize", "(fn, module, *primals)", "forward", frozenset({"argnums"}), filters=("wrt", "variables")
+)
+LINEAR_TRANSPOSE = dataclasses.replace(LINEARIZE, name="linear_transpose", mode="reverse")
 
 
 @jax.tree_util.register_dataclass
@@ -59,21 +66,18 @@ class JvpFn:
         if self.layout.with_variables:
             what = "linearize: the tangent of the variables"
             roots = self.layout.view.disassemble(given[0], what, errors.TangentError)
-            rule = Rule(what, "tangent", "the target", errors.TangentError, missing_is_zero=True)
-            variables_t = tuple(complete(v, t, rule) for v, t in zip(variables, roots, strict=True))
+            how = Completion(what, "tangent", "the target", errors.TangentError, missing_is_zero=True)
+            variables_t = tuple(complete(v, t, how) for v, t in zip(variables, roots, strict=True))
         else:
             variables_t = variables
-        try:
+        with tangents_explained(args, given[1:], LINEARIZE):
             return self.jax_jvp(variables_t, *given[1:])
-        except (TypeError, ValueError) as error:
-            explain_tangents(args, given[1:], error, "linearize")
-            add_note(error)
-            raise
 
     def __repr__(self) -> str:
         return f"JvpFn({', '.join(map(describe, self.types[1]))})"
 
 
+@described(LINEARIZE)
 def linearize(
     fn: Callable[..., Any],
     mdl: Any,
@@ -123,17 +127,18 @@ def linearize(
         >>> print(*Responses().apply({'params': {'Scale_0': {'scale': 2.0}}}, 3.0))
         18.0 9.0 12.0
     """
-    operands = Operands("linearize", mdl, primals, wrt, argnums, variables, rngs, any_dtype=True)
-    pure = operands.pure(fn, has_aux)
-    point = operands.create(pure)
+    operands = Operands.of(
+        LINEARIZE, mdl, primals, wrt=wrt or False, argnums=argnums, variables=variables, rngs=rngs
+    ).created(fn, has_aux)  # fmt: skip
     with noted():
-        out, jax_jvp, (_, aux, state) = jax.linearize(pure, *point, has_aux=True)
-    operands.commit(state)
-    leaves, treedef = jax.tree.flatten(point)
-    jvp_fn = JvpFn(jax_jvp, operands.layout, (treedef, tuple(_type(x) for x in leaves)))
+        out, jax_jvp, (aux, run) = jax.linearize(operands.pure(fn, has_aux), *operands.point, has_aux=True)
+    operands.commit(run)
+    leaves, treedef = jax.tree.flatten(operands.point)
+    jvp_fn = JvpFn(jax_jvp, operands.layout, (treedef, tuple(type_of(x) for x in leaves)))
     return (out, jvp_fn, aux) if has_aux else (out, jvp_fn)
 
 
+@described(LINEAR_TRANSPOSE)
 def linear_transpose(
     fn: Callable[..., Any],
     mdl: Any,
@@ -182,43 +187,36 @@ def linear_transpose(
         >>> Tied().apply({'params': {'Dense_0': {'kernel': jnp.ones((2, 3))}}}, x).tolist()
         [9.0, 9.0]
     """
-    what = "linear_transpose"
-    operands = Operands(what, mdl, primals, wrt, argnums, variables, rngs)
-    operands.diff = tuple(
-        jax.tree.map(_zeros, x) for x in operands.diff
-    )  # a point where any linear function is defined
-    packed = operands.packed
-    pure = operands.pure(fn, has_aux=False)
-    state = State(tuple({} for _ in packed.roots), tuple({} for _ in packed.roots))
-    if any(scope.store.flags.get("initializing") for scope in packed.roots):
-        _, (_, _, state) = pure(packed.groups[0], *operands.diff)
-        packed.include(state, operands.wrt)
-    point = (packed.groups[0], *operands.diff)
-    written: list[tuple[dict[Path, Any], ...]] = []
+    operands = Operands.of(
+        LINEAR_TRANSPOSE, mdl, primals, wrt=wrt or False, argnums=argnums, variables=variables, rngs=rngs, dtypes={}
+    )
+    at_zero = tuple(jax.tree.map(_zeros, x) for x in operands.diff)  # where any linear function is defined
+    operands = dataclasses.replace(operands, diff=at_zero)
+    state = no_state(len(operands.packed.roots))
+    if any(scope.store.flags.get("initializing") for scope in operands.packed.roots):
+        _, (_, first) = operands.pure(fn)(*operands.point)
+        operands, state = operands.with_new(first), first.state
+    pure = operands.pure(fn, check=lambda out: check_output(out, operands.packed, fn))
+    runs: list[Run] = []
     outputs: list[Any] = []
 
     def linear(*point: Any) -> Any:
-        out, (_, _, inner) = pure(*point)
-        written.append(inner.written)
-        outputs.append(jax.tree.map(_type, out))
+        out, (_, run) = pure(*point)
+        runs.append(run)
+        outputs.append(jax.tree.map(type_of, out))
         return out
 
-    transpose = jax.linear_transpose(linear, *point)
-    for root, paths, created in zip(packed.roots, written[0], state.created, strict=True):
-        for path in paths.keys() - created.keys():
-            raise errors.ModifyScopeVariableError(
-                f"linear_transpose: {'/'.join(path)} at {root.path_text} is written, and a function that is transposed "
-                "is never run: there is no value to write. Write it outside, or use vjp."
-            )
-    operands.commit(state)
+    transpose = jax.linear_transpose(linear, *operands.point)
+    _refuse_writes(runs[0].state, state, operands)
+    operands.commit(Run(state, runs[0].effects))
 
     def transposed(out_ct: Any) -> Any:
         try:
             entries = transpose(out_ct)
         except (TypeError, ValueError) as error:
-            explain_cotangent(outputs[0], out_ct, error, what)
+            explain_cotangent(outputs[0], out_ct, error, LINEAR_TRANSPOSE)
             raise
-        except (NotImplementedError, AssertionError) as error:  # what JAX says of a step that is not linear
+        except (NotImplementedError, AssertionError) as error:  # what JAX raises for a step that is not linear
             error.add_note("liftax: the function of nn.linear_transpose is not linear in what varies. Use nn.vjp.")
             raise
         return operands.layout(entries)
@@ -226,9 +224,15 @@ def linear_transpose(
     return transposed
 
 
-def _type(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(np.shape(x), x.dtype if hasattr(x, "dtype") else jax.dtypes.result_type(x))
+def _refuse_writes(found: State, first: State, operands: Operands) -> None:
+    """Raise for a variable that is written and was not created by the first run: there is no value to write."""
+    for root, written, created in zip(operands.packed.roots, found.written, first.created, strict=True):
+        for path in written.keys() - created.keys():
+            raise errors.ModifyScopeVariableError(
+                f"linear_transpose: {'/'.join(path)} at {root.path_text} is written, and a function that is transposed "
+                "is never run: there is no value to write. Write it outside, or use vjp."
+            )
 
 
 def _zeros(x: Any) -> Any:
-    return jnp.zeros(np.shape(x), _type(x).dtype)
+    return jnp.zeros(jnp.shape(x), type_of(x).dtype)

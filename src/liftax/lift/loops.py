@@ -9,6 +9,7 @@ Source: `jax.lax.while_loop`; `flax.linen.while_loop` and `flax.linen.remat_scan
 "Training Deep Nets with Sublinear Memory Cost", for nested rematerialization.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,15 +18,24 @@ import jax
 
 from liftax import errors
 from liftax.core import filters, refusals
-from liftax.core.pack import State
-from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, joined, split_keys
+from liftax.core.run import Effects, Run, State, no_state
+from liftax.explain.transform import Transform, described
+from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.checkpoint import checkpoint
 from liftax.lift.checks import explain_carry
 from liftax.lift.nested import get, has, updated
 from liftax.lift.scan import scan
 from liftax.typing import Filter, Path
 
+WHILE_LOOP = Transform(
+    "while_loop", "(cond_fn, body_fn, module, init)", filters=("carry_variables",), splits="steps",
+    to_write="Let each step hand it to the next: carry_variables={col}.",
+)  # fmt: skip
+CONDITION = dataclasses.replace(WHILE_LOOP, to_write="The condition may only read; write in body_fn.")
+REMAT_SCAN = Transform("remat_scan", "(fn, …)(module, carry)")
 
+
+@described(WHILE_LOOP)
 def while_loop(
     cond_fn: Callable[..., Any],
     body_fn: Callable[..., Any],
@@ -72,54 +82,49 @@ def while_loop(
         >>> float(y), int(state['state']['n'])
         (192.0, 6)
     """
-    call = Call(body_fn, mdl, (init,), {}, (carry_variables, broadcast_variables), True, "while_loop")
+    call = Call.of(WHILE_LOOP, body_fn, mdl, (init,), {}, (carry_variables, broadcast_variables))
     packed = call.packed
-    packed.creates = False
-    check = as_method(cond_fn, mdl)
     split, shared = split_keys(call, split_rngs)
-    mutable = tuple(filters.intersect(m, carry_variables) for m in packed.inner_mutable)
+    mutable = tuple(filters.intersect(m, carry_variables) for m in packed.mutable)
+    reads = call.with_(transform=CONDITION, creates=False, mutable=tuple(False for _ in mutable))
+    steps = call.with_(creates=False, mutable=mutable)
     written: list[set[Path]] = [set() for _ in packed.roots]
-    starts: dict[str, Any] = {}
-    after: Any = packed.after
+    ends: list[Effects] = []  # of the condition, and then of the body
 
-    def run(which: str, fn: Any, step: Any, carry: Any) -> tuple[Any, State]:
-        # The rng counters of the body go on from those of the condition, as they do in Linen.
-        packed.counters = starts.setdefault(which, packed.counters)
-        packed.name = "while_loop" if which == "body" else "condition of a while_loop"
-        packed.inner_mutable = mutable if which == "body" else tuple(False for _ in mutable)
-        keys = joined(shared, jax.tree.map(lambda key: jax.random.fold_in(key, step), split))
-        out = call.run((carry[0], packed.groups[1]), keys, (carry[1],), {}, fn)
-        packed.counters = tuple(counters for _, counters in packed.after)
-        return out
+    def keys(step: Any) -> Any:
+        return joined(shared, jax.tree.map(lambda key: jax.random.fold_in(key, step), split))
 
     def goes_on(carry: Any) -> Any:
-        step, *carry = carry
-        return run("condition", check, -step, carry)[0]
+        step, carried, c = carry
+        out, run = reads.run((carried, packed.groups[1]), keys(-step), (c,), {}, cond_fn)
+        ends[:1] = [run.effects]
+        return out
 
     def pure(carry: Any) -> Any:
-        nonlocal after
-        step, *carry = carry
-        out, state = run("body", call.fn, step, carry)
-        after = packed.after
-        for i, values in enumerate(state.written):
+        step, carried, c = carry
+        # The rng counters of the body go on from those of the condition, as they do in Linen.
+        body = steps.with_(counters=packed.counters_after(ends[0]))
+        out, run = body.run((carried, packed.groups[1]), keys(step), (c,), {})
+        ends[1:] = [run.effects]
+        for i, values in enumerate(run.state.written):
             written[i].update(values)
             for key in values:
                 if not has(packed.groups[0][i], key):
                     root = packed.roots[i]
-                    raise refusals.no_start(key[0], key[-1], root.at(key[1:-1]).path_text)
-        return step + 1, updated(carry[0], state.written), out
+                    raise refusals.no_start(WHILE_LOOP, key[0], key[-1], root.at(key[1:-1]).path_text)
+        return step + 1, updated(carried, run.state.written), out
 
     try:
         _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))
     except TypeError as error:
-        explain_carry(lambda c: pure((0, *c))[1:], (packed.groups[0], *call.args), (), error, packed, "while_loop")
+        explain_carry(lambda c: pure((0, *c))[1:], (packed.groups[0], *call.args), (), error, packed)
         raise
-    packed.after = after
     last = tuple({key: get(tree, key) for key in keys} for tree, keys in zip(carried, written, strict=True))
-    packed.commit(State(last, tuple({} for _ in packed.roots)))
+    packed.commit(Run(State(last, no_state(len(last)).created), ends[-1]))
     return out
 
 
+@described(REMAT_SCAN)
 def remat_scan(
     target: Target,
     lengths: Sequence[int] = (),
@@ -177,4 +182,4 @@ def remat_scan(
     def called(mdl: Any, carry: Any) -> Any:
         return scan(body, length=lengths[0], **options)(mdl, carry)[0]
 
-    return function_form(called, target, "remat_scan")
+    return function_form(called, target, REMAT_SCAN)

@@ -15,18 +15,29 @@ from typing import Any
 import jax
 
 from liftax.core import filters, meta
-from liftax.core.pack import State
+from liftax.core.run import Run, State
 from liftax.core.scope import copied
+from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class
 from liftax.lift.axes import axes_of, grouped
 from liftax.lift.nested import flat, has, updated
 from liftax.typing import Filter
+
+MAP_VARIABLES = Transform(
+    "map_variables",
+    "(fn, …)(module, *args)",
+    filters=("mapped_collections, variables; init, mutable",),
+    any_output=True,
+)
+ADD_METADATA_AXIS = Transform("add_metadata_axis", "(fn, …)(module, *args)")
+NAMED_CALL = Transform("named_call", "(fn)(module, *args)")
 
 
 def _unchanged(variables: Any) -> Any:
     return variables
 
 
+@described(MAP_VARIABLES)
 def map_variables(
     target: Target,
     mapped_collections: Filter = True,
@@ -78,10 +89,10 @@ def map_variables(
         )  # fmt: skip
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(target, mdl, args, kwargs, (mapped_collections, variables), rngs, "map_variables")
+        call = Call.of(MAP_VARIABLES, target, mdl, args, kwargs, (mapped_collections, variables), rngs)
         packed = call.packed
         stored, others = packed.groups
-        writable = tuple(filters.intersect(m, mapped_collections) for m in packed.inner_mutable)
+        writable = tuple(filters.intersect(m, mapped_collections) for m in packed.mutable)
 
         def stored_of(views: Any, state: State) -> tuple[dict[str, Any], ...]:
             """Return what is to be stored, of the mapped collections that may be written."""
@@ -94,13 +105,13 @@ def map_variables(
 
         creates = init and any(not filters.is_empty(w) for w in writable)
         if creates:
-            _, state = call.run((stored, others), packed.keys, call.args, call.kwargs)
+            _, (state, effects) = call.run((stored, others), packed.keys, call.args, call.kwargs)
             stored = tuple({**a, **b} for a, b in zip(stored, stored_of(stored, state), strict=True))
-            packed.counters = tuple(counters for _, counters in packed.after)
+            call = call.with_(counters=packed.counters_after(effects))
         views = tuple(trans_in_fn(copied(tree)) for tree in stored)
         if not (init or mutable):
-            packed.inner_mutable = tuple(filters.subtract(m, mapped_collections) for m in packed.inner_mutable)
-        out, state = call.run((views, others), packed.keys, call.args, call.kwargs)
+            call = call.with_(mutable=tuple(filters.subtract(m, mapped_collections) for m in packed.mutable))
+        out, (state, effects) = call.run((views, others), packed.keys, call.args, call.kwargs)
         mapped, rest = grouped(state, (mapped_collections, variables))
         new = tuple({} for _ in packed.roots)
         if creates or any(mapped.written):
@@ -109,17 +120,17 @@ def map_variables(
             {key: x for key, x in values.items() if not has(tree, key)}
             for values, tree in zip(new, packed.groups[0], strict=True)
         )
-        packed.commit(
-            State(
-                tuple({**a, **b} for a, b in zip(new, rest.written, strict=True)),
-                tuple({**a, **b} for a, b in zip(created, rest.created, strict=True)),
-            )
+        whole = State(
+            tuple({**a, **b} for a, b in zip(new, rest.written, strict=True)),
+            tuple({**a, **b} for a, b in zip(created, rest.created, strict=True)),
         )
+        packed.commit(Run(whole, effects))
         return out
 
-    return function_form(called, target, "map_variables")
+    return function_form(called, target, MAP_VARIABLES)
 
 
+@described(ADD_METADATA_AXIS)
 def add_metadata_axis(
     target: Target,
     variable_axes: Mapping[Filter, Any] = {},
@@ -140,7 +151,7 @@ def add_metadata_axis(
         >>> nn.add_metadata_axis(nn.Dense, {'params': 0}, {'partition_name': 'layers'}).__name__
         'Map_variablesDense'
     """
-    for entry in axes_of(variable_axes, "add_metadata_axis", allow_none=False):
+    for entry in axes_of(variable_axes, ADD_METADATA_AXIS, allow_none=False):
         target = map_variables(
             target,
             entry.filter,
@@ -151,6 +162,7 @@ def add_metadata_axis(
     return target
 
 
+@described(NAMED_CALL)
 def named_call(class_fn: Target, force: bool = True) -> Target:
     """Show a method or a function of a module under its name in profiles and compiled programs.
 
@@ -182,4 +194,4 @@ def named_call(class_fn: Target, force: bool = True) -> Target:
         with jax.named_scope(getattr(class_fn, "__name__", "named_call")):
             return class_fn(mdl, *args, **kwargs)
 
-    return function_form(called, class_fn, "named_call")
+    return function_form(called, class_fn, NAMED_CALL)

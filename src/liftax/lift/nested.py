@@ -42,3 +42,14 @@ def flat(tree: Any, path: Path = ()) -> dict[Path, Any]:
     if not isinstance(tree, Mapping):
         return {path: tree}
     return {p: x for name, sub in tree.items() for p, x in flat(sub, (*path, name)).items()}
+
+
+def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """Return flat variables as scopes hold them: undo `flat`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree

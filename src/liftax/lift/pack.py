@@ -16,7 +16,8 @@ import jax
 
 from liftax import errors
 from liftax.core import filters
-from liftax.core.pack import Packed, State, unbind
+from liftax.core.pack import Packed, end, run_of, unbind
+from liftax.core.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.scope import Scope
 from liftax.lift.nested import flat
 from liftax.typing import Filter, Path
@@ -105,10 +106,10 @@ class _Runs:
         self._mutable = tuple(filters.intersect(scope.store.mutable, written) for scope in packed.roots)
         self._places = [(index, below) for row in packed.parts for _, _, index, below in row]
         self._drawn: list[dict[Path, dict[str, int]]] = [{} for _ in packed.roots]
+        self._counters: Any = tuple(() for _ in packed.roots)
 
     def scopes(self, variables: Any, keys: Any, mutable_filter: Filter = True) -> Any:
-        packed = self.packed
-        packed.inner_mutable = tuple(filters.intersect(mutable, mutable_filter) for mutable in self._mutable)
+        packed = self.packed.with_(mutable=tuple(filters.intersect(m, mutable_filter) for m in self._mutable))
         joined = [{stream: key for group in keys for stream, key in group[i].items()} for i in range(len(packed.roots))]
         roots = packed.scopes(tuple(variables), joined)
         return packed.view.treedef.unflatten([roots[i].at(below) if below else roots[i] for i, below in self._places])
@@ -123,10 +124,11 @@ class _Runs:
             filters.group({c: t for c, t in root.store.variables.items() if root.store.is_mutable(c)}, self._out_of)
             for root in roots
         ]
-        packed.end(roots)
-        packed.counters = tuple(counters for _, counters in packed.after)  # the next run draws other keys
-        for known, (drawn, _) in zip(self._drawn, packed.after, strict=True):
-            known.update(drawn)
+        effects = run_of(roots).effects
+        end(roots)
+        self.packed, self._counters = packed.after(effects), effects.counters  # the next run draws other keys
+        for known, drawn in zip(self._drawn, effects.drawn, strict=True):
+            known.update(thawed_draws(drawn))
         return tuple(zip(*groups, strict=True))
 
     def publish(self, groups: Any) -> None:
@@ -137,8 +139,8 @@ class _Runs:
             values = flat(own)
             written.append({(col, name): value for col, tree in own.items() for name, value in tree.items()})
             created.append({key: values[key] for key in self._drawn[i] if key in values})
-        packed.after = tuple((drawn, counters) for drawn, (_, counters) in zip(self._drawn, packed.after, strict=True))
-        packed.commit(State(tuple(written), tuple(created)))
+        drawn = tuple(map(frozen_draws, self._drawn))
+        packed.commit(Run(State(tuple(written), tuple(created)), Effects(drawn, self._counters, ())))
 
 
 def _check_scopes(target: Any, what: str) -> None:

@@ -17,8 +17,8 @@ from liftax import _compat, errors
 from liftax.core.filters import DenyList
 from liftax.core.logical import get_logical_axis_rules
 from liftax.core.outside import Seen, note_names
-from liftax.core.pack import is_target
 from liftax.core.scope import Scope
+from liftax.core.targets import is_target
 from liftax.core.variable import Variable
 from liftax.lift.adapter import Call
 
@@ -48,7 +48,7 @@ def fingerprint(call: Call) -> Any:
     """Return what tells the target of a call, and what rides along with it, from others."""
     packed = call.packed
     scopes = []
-    for root, mutable, counters in zip(packed.roots, packed.inner_mutable, packed.counters, strict=True):
+    for root, mutable, counters in zip(packed.roots, packed.mutable, packed.counters, strict=True):
         flags, moved = root.store.flags, root.store.moved
         drawn = sorted([(path[len(root.path) :], *sorted(n.items())) for path, n in counters.items() if n])
         scopes.append((static(flags, "flags", {}) if flags else None, _moved(root) if moved else None,

@@ -8,8 +8,9 @@ counters, the context of the module call), and state comes out as an output.
 """
 
 import contextlib
+import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,19 +18,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import _compat, errors
-from liftax.ad.checks import describe, explain_arity, tree_mismatch
 from liftax.core import filters
-from liftax.core.pack import Packed, State, unbind
-from liftax.core.scope import Scope
+from liftax.core.pack import Packed, unbind
+from liftax.core.run import Effects, Run, State, no_state
+from liftax.explain.functions import arity_explained
+from liftax.explain.transform import Transform
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe, type_of
+from liftax.lift.arrays import ARRAYS, split
 from liftax.lift.checks import check_filters, check_output, check_primals
+from liftax.lift.operands import may_create
 from liftax.typing import Filter, Path
+
+WITH_RULE = Transform(
+    "a custom rule", filters=("grad_vars",),
+    leaves_out="Pass what is not an array by keyword, or name its position in nondiff_argnums.",
+)  # fmt: skip
+"""What all transforms with a rule have in common."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """What `fn` did in the trace that JAX made of it: the rule has to do the same.
+
+    Args:
+        types: those of its output and of what it wrote.
+        effects: its draws and names; they count, whichever function JAX runs.
+        creates: it created variables.
+    """
+
+    types: Any
+    effects: Effects
+    creates: bool
 
 
 class RuleCall:
     """One call of a function that has a rule of its own: its target packed, its arguments sorted.
 
     Args:
-        what: the transform that speaks.
+        transform: for error texts.
         fn: the function, called as `fn(mdl, *args, **kwargs)`.
         mdl: the target.
         args: the positional arguments.
@@ -40,7 +67,7 @@ class RuleCall:
 
     def __init__(
         self,
-        what: str,
+        transform: Transform,
         fn: Callable[..., Any],
         mdl: Any,
         args: tuple[Any, ...],
@@ -48,23 +75,24 @@ class RuleCall:
         grad_vars: Filter,
         nondiff_argnums: Sequence[int],
     ):
-        self.what, self.fn, self.grad_vars = what, fn, grad_vars
-        self.packed = unbind(mdl, (grad_vars, True), True, what)
-        check_filters(self.packed, what, grad_vars=grad_vars)
-        self.where = self.packed.roots[0].path_text
-        self.fixed = _positions(nondiff_argnums, len(args) + 1, what)
+        self.transform, self.fn, self.grad_vars = transform, fn, grad_vars
+        packed = unbind(mdl, (grad_vars, True), True, transform)
+        check_filters(packed, {"grad_vars": grad_vars})
+        self.where = f"{transform} at {packed.where}"
+        self.fixed = _positions(nondiff_argnums, len(args) + 1, transform)
         self.diff = tuple(a for i, a in enumerate(args, 1) if i not in self.fixed)
-        check_primals(self.diff, what, values=True)
+        check_primals(self.diff, transform, values=True)
         self._keep({i: args[i - 1] for i in self.fixed}, kwargs, {})
         self.closure: list[Any] = []  # what fn closes over, where that is no error until it is differentiated
         self.around = [weakref.ref(trace) for trace in _compat.traces()]
-        self.created: tuple[dict[Path, Any], ...] = tuple({} for _ in self.packed.roots)
-        self.seen: Any = None  # what fn returned and wrote: the rule has to do the same
-        self._after: Any = None
-        self._creates = False
+        self.seen: _Seen | None = None
+        self.packed = packed
+        self.created = no_state(len(packed.roots)).created
+        if may_create(packed, grad_vars):
+            self._include_created()
 
     def _keep(self, nondiff: dict[int, Any], kwargs: dict[str, Any], fields: dict[tuple[int, int, str], Any]) -> None:
-        """Make operands without a derivative of what is no argument of the rule."""
+        """Turn keyword arguments, `nondiff_argnums` and fields into operands without a derivative."""
         self.constants, self.rebuild = split((nondiff, kwargs, fields))
         self._names = [
             name + jax.tree_util.keystr(path)
@@ -74,7 +102,7 @@ class RuleCall:
                 *((f"the field {k[-1]!r} of a module", fields[k]) for k in sorted(fields)),
             )
             for path, x in jax.tree_util.tree_leaves_with_path(tree)
-            if isinstance(x, _ARRAYS)
+            if isinstance(x, ARRAYS)
         ]
 
     @property
@@ -86,27 +114,21 @@ class RuleCall:
         """Call the function that JAX has been given a rule for, and commit what it wrote; return its output.
 
         If `fn` closes over values of transforms around the call, these become operands, the last one, and those that
-        fields of the target hold constants: so JAX can say, maybe much later, whether they are being differentiated.
+        fields of the target hold constants: so JAX can tell, maybe much later, whether they are being differentiated.
 
         Args:
             with_rule: makes that function of `primal`.
         """
         result = self._result(with_rule)
-        if self._creates:
-            self.include_created()
+        assert self.seen is not None, "JAX runs or traces the function"
+        if self.seen.creates:
+            self._include_created()
             self.seen, self.closure = None, []
             result = self._result(with_rule)
         out, written = result
-        self.packed.after = self._after  # keys count as drawn by fn, whoever differentiates
-        self.packed.commit(State(written, self.created))
+        self.packed.commit(Run(State(written, self.created), self.seen.effects))
         self._let_go()
         return out
-
-    def _let_go(self) -> None:
-        """Drop the operands: JAX keeps the rule for as long as the program, and hands it operands when it runs it."""
-        none = tuple({} for _ in self.packed.roots)
-        self.diff, self.constants, self.closure, self.created = (), [], [], none
-        self.packed.groups, self.packed.keys, self.packed.included = (none, none), none, none
 
     def _result(self, with_rule: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
         try:
@@ -118,24 +140,41 @@ class RuleCall:
         run, self.closure = _compat.closed(self.primal, *self.operands)
         return with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
 
+    def _include_created(self) -> None:
+        """Create all that does not exist yet in a run of its own, outside of the rule.
+
+        It is an operand then, as in `apply`. Had the function with the rule created it, it would be an output, into
+        which a cotangent flows wherever it is read later, and which depends on all operands to those who look from
+        outside.
+        """
+        _, first = self.run(self.fn, *self.operands)
+        packed = self.packed.include(first, self.grad_vars)
+        self.packed = packed.include(first, filters.subtract(True, self.grad_vars), index=1)
+        self.created = first.state.created
+
+    def _let_go(self) -> None:
+        """Drop the operands: JAX keeps the rule for as long as the program, and hands it operands when it runs it."""
+        none = tuple({} for _ in self.packed.roots)
+        self.diff, self.constants, self.closure, self.created = (), [], [], none
+        self.packed = self.packed.with_(groups=(none, none), keys=none, included=none)
+
     def run(
         self, function: Callable[..., Any], wrt: Any, others: Any, keys: Any, diff: Any, constants: Any, _: Any = ()
-    ) -> Any:
-        """Call `function(mdl, *args, **kwargs)` on operands; return its output and the state that it wrote."""
+    ) -> tuple[Any, Run]:
+        """Call `function(mdl, *args, **kwargs)` on operands; return its output and what it did."""
         nondiff, kwargs, fields = self.rebuild(constants)
-        for (row, i, name), value in fields.items():
-            self.packed.parts[row][i][1][name] = value
+        packed = _with_fields(self.packed, fields) if fields else self.packed
         rest = iter(diff)
         args = [nondiff[i] if i in self.fixed else next(rest) for i in range(1, len(self.fixed) + len(diff) + 1)]
-        with self.packed.bind((wrt, others), keys) as inner, self.confined():
-            try:
-                out = function(inner.target, *args, **kwargs)
-            except TypeError as error:
-                explain_arity(function, (inner.target, *args), kwargs, error, self.what)
-                raise
-            state = inner.collect()
-            self.refuse_foreign((out, state))
-        return out, state
+        with (
+            packed.bind((wrt, others), keys) as inner,
+            self.confined(),
+            arity_explained(function, (inner.target, *args), kwargs, self.transform),
+        ):
+            out = function(inner.target, *args, **kwargs)
+            run = inner.collect()
+            self.refuse_foreign((out, run))
+        return out, run
 
     @contextlib.contextmanager
     def confined(self) -> Iterator[None]:
@@ -160,34 +199,16 @@ class RuleCall:
 
     def primal(self, *operands: Any) -> Any:
         """Run the function itself on operands: `(output, written state)`."""
-        out, state = self.run(self.fn, *operands)
-        check_output(out, self.what, self.packed, self.fn)
-        self.seen = jax.tree.map(type_of, (out, state.written))
-        self._after, self._creates = self.packed.after, any(state.created)
-        return out, state.written
+        out, run = self.run(self.fn, *operands)
+        check_output(out, self.packed, self.fn)
+        written, created = run.state
+        self.seen = _Seen(jax.tree.map(type_of, (out, written)), run.effects, any(created))
+        return out, written
 
     def before_rule(self, *operands: Any) -> None:
-        """Trace the function if JAX has not: where it differentiates at once, it runs the rule alone."""
+        """Trace the function if JAX has not: where it differentiates at once, it runs only the rule."""
         if self.seen is None:
             self.refuse_foreign(_compat.closed(self.primal, *operands)[1])
-
-    def create(self) -> None:
-        """Create what does not exist yet, if the rule gives derivatives of it."""
-        roots = self.packed.roots
-        if any(scope.store.is_mutable(col) for scope in roots for col in _maybe_new(self.grad_vars, scope)):
-            self.include_created()
-
-    def include_created(self) -> None:
-        """Create all that does not exist yet in a run of its own, outside of the rule.
-
-        It is an operand then, as in `apply`. Had the function with the rule created it, it would be an output, into
-        which a cotangent flows wherever it is read later, and which depends on all operands to those who look from
-        outside.
-        """
-        _, first = self.run(self.fn, *self.operands)
-        self.packed.include(first, self.grad_vars)
-        self.packed.include(first, filters.subtract(True, self.grad_vars), index=1)
-        self.created = first.created
 
     def refuse_constants(self, perturbed: Sequence[bool], closure: Sequence[bool]) -> None:
         """Raise `DroppedGradientError` if a constant, or what `fn` closes over, is being differentiated."""
@@ -196,15 +217,15 @@ class RuleCall:
         for name, dropped in zip(self._names, perturbed, strict=True):
             if dropped:
                 raise errors.DroppedGradientError(
-                    f"{self.what} at {self.where}: {name} is being differentiated, and the rule gives no derivative to "
+                    f"{self.where}: {name} is being differentiated, and the rule gives no derivative to "
                     "keyword arguments, nondiff_argnums and fields of modules. Pass it by position and outside "
                     "nondiff_argnums, or through jax.lax.stop_gradient."
                 )
 
     def closed_over(self) -> errors.DroppedGradientError:
-        """Return what to raise where a function closes over what JAX can't give to the rule, or not differentiate."""
+        """Return the error for a closure over what JAX can't give to the rule, or not differentiate."""
         return errors.DroppedGradientError(
-            f"{self.what} at {self.where}: the function, or its rule, closes over a value that is being differentiated "
+            f"{self.where}: the function, or its rule, closes over a value that is being differentiated "
             "or traced by a transform around the call (grad, jit, checkpoint, scan, …). A rule is about the arguments "
             "and the variables of its target alone, and may run when the transform has ended. Pass the value as an "
             "argument, by position, or by keyword if it needs no derivative; or make the module that it comes from a "
@@ -213,11 +234,12 @@ class RuleCall:
 
     def check_alike(self, out: Any, written: Any, rule: str, pair: str) -> None:
         """Raise `CustomRuleError` unless the rule returned and wrote what `fn` did: structure, shapes and dtypes."""
+        assert self.seen is not None, "before_rule has traced the function"
         got = jax.tree.map(type_of, (out, written))
-        if self.seen == got:
+        if self.seen.types == got:
             return
-        (fn_out, fn_written), (out, written) = self.seen, got
-        where = f"{self.what} at {self.where}"
+        (fn_out, fn_written), (out, written) = self.seen.types, got
+        where = self.where
         keys, rule_keys = ([sorted(w) for w in ws] for ws in (fn_written, written))
         if keys != rule_keys:
             raise errors.CustomRuleError(
@@ -247,93 +269,26 @@ def refuse_at_run(bad: Any, text: str) -> Any:
     return jnp.where(bad, jnp.nan, 0.0)
 
 
-def nested(flat: dict[Path, Any]) -> dict[str, Any]:
-    """Return flat variables as scopes hold them."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
-
-
-def type_of(x: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and dtype of an array or a Python number."""
-    return jax.ShapeDtypeStruct(np.shape(x), x.dtype if hasattr(x, "dtype") else jax.dtypes.result_type(x))
-
-
-# --- arrays and what stands between them -----------------------------------------------------------------------------
-
-
-@jax.tree_util.register_pytree_node_class
-class _Rebuild:
-    """Put arrays back between the static leaves of a tree. A pytree without children: it may be a residual."""
-
-    def __init__(self, treedef: Any, static: tuple[Any, ...]):
-        self.treedef = treedef
-        self.static = static
-
-    def __call__(self, arrays: Sequence[Any]) -> Any:
-        rest = iter(arrays)
-        return self.treedef.unflatten([next(rest) if s is _ARRAY else s for s in self.static])
-
-    def tree_flatten(self) -> tuple[tuple[()], "_Rebuild"]:
-        return (), self
-
-    @classmethod
-    def tree_unflatten(cls, self: "_Rebuild", _: tuple[()]) -> "_Rebuild":
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Rebuild) or self.treedef != other.treedef or len(self.static) != len(other.static):
-            return False
-        return all(
-            a is b or (type(a) is type(b) and bool(a == b)) for a, b in zip(self.static, other.static, strict=True)
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.treedef, len(self.static)))
-
-
-_ARRAY = object()
-_ARRAYS = (jax.Array, np.ndarray, np.generic)
-
-
-def split(tree: Any) -> tuple[list[Any], _Rebuild]:
-    """Return the arrays in `tree`, and what puts them back between the other leaves."""
-    leaves, treedef = jax.tree.flatten(tree)
-    static = tuple([_ARRAY if isinstance(x, _ARRAYS) else x for x in leaves])
-    return [x for x in leaves if isinstance(x, _ARRAYS)], _Rebuild(treedef, static)
-
-
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _maybe_new(grad_vars: Filter, scope: Scope) -> set[str]:
-    """Return the collections in `grad_vars` in which the function could create variables."""
-    return {
-        c for c in {*scope.store.collections(), *filters.named(grad_vars), "params"} if filters.in_filter(grad_vars, c)
-    }
-
-
-def checked(what: str, nondiff_argnums: Any, **functions: Any) -> tuple[int, ...]:
+def checked(transform: Transform, nondiff_argnums: Any, **functions: Any) -> tuple[int, ...]:
     """Return `nondiff_argnums` as a tuple, or raise `ArityError` if it or one of the functions is none."""
     for name, function in functions.items():
         if not callable(function):
-            raise errors.ArityError(f"{what} got {describe(function)} for {name}, expected a function.")
+            raise errors.ArityError(f"{transform} got {describe(function)} for {name}, expected a function.")
     positions = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
     if not isinstance(positions, Sequence) or not all(isinstance(i, int | np.integer) for i in positions):
-        raise errors.ArityError(f"{what} got nondiff_argnums={nondiff_argnums!r}, expected an integer or several.")
+        raise errors.ArityError(f"{transform} got nondiff_argnums={nondiff_argnums!r}, expected an integer or several.")
     return tuple(positions)
 
 
-def _positions(argnums: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+def _positions(argnums: Sequence[int], count: int, transform: Transform) -> tuple[int, ...]:
     positions = []
     for i in argnums:
         if not -count < i < count or i == 0:
             raise errors.ArityError(
-                f"{what}: nondiff_argnums has {i}, and the call has {count} positional arguments, of which the "
+                f"{transform}: nondiff_argnums has {i}, and the call has {count} positional arguments, of which the "
                 f"module is 0. Give numbers from 1 to {count - 1}, or from {1 - count} to -1."
             )
         positions.append(i % count)
@@ -349,6 +304,15 @@ def _traced_fields(packed: Packed) -> dict[tuple[int, int, str], Any]:
         for name, value in (snapshot or {}).items()
         if any(_compat.is_tracer(x) for x in jax.tree.leaves(value))
     }
+
+
+def _with_fields(packed: Packed, fields: Mapping[tuple[int, int, str], Any]) -> Packed:
+    """Return a packed target whose modules have other values in some fields."""
+    parts = [list(row) for row in packed.parts]
+    for (row, i, name), value in fields.items():
+        module, snapshot, index, below = parts[row][i]
+        parts[row][i] = module, {**snapshot, name: value}, index, below
+    return packed.with_(parts=parts)
 
 
 def _listed(keys: Sequence[Sequence[Path]]) -> str:

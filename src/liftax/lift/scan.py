@@ -15,17 +15,20 @@ they do in Linen, so that the draws agree.
 Source: `jax.lax.scan`; `flax.linen.scan` for the signature.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from liftax import _compat, errors
-from liftax.ad.checks import demand_pair
+from liftax import _compat, errors, jaxprs
 from liftax.core import filters
-from liftax.core.pack import State
+from liftax.core.pack import Packed
+from liftax.core.run import Run, State, no_state
+from liftax.explain.functions import demand_pair
+from liftax.explain.transform import Transform, described
+from liftax.explain.values import type_of
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.axes import (
     axes_of,
@@ -43,9 +46,14 @@ from liftax.lift.nested import get, has, updated
 from liftax.lift.programs import worked_out_once
 from liftax.typing import Filter, Path
 
+SCAN = Transform(
+    "scan", "(fn, …)(module, carry, *xs)", filters=("variable_broadcast", "variable_carry", "variable_axes"),
+    splits="steps",
+)  # fmt: skip
+
 
 class _Broadcast:
-    """What stands in `in_axes` and `out_axes` for a value that is the same in all steps."""
+    """The entry of `in_axes` and `out_axes` for a value that is the same in all steps."""
 
     def __repr__(self) -> str:
         return "broadcast"
@@ -54,6 +62,7 @@ class _Broadcast:
 broadcast = _Broadcast()
 
 
+@described(SCAN)
 def scan(
     target: Target,
     variable_axes: Mapping[Filter, Any] = {},
@@ -131,80 +140,81 @@ def scan(
             reverse=reverse, unroll=unroll, data_transform=data_transform, metadata_params=metadata_params,
             _split_transpose=_split_transpose, check_constancy_invariants=check_constancy_invariants,
         )  # fmt: skip
-    axes = axes_of(variable_axes, "scan", allow_none=False)
+    axes = axes_of(variable_axes, SCAN, allow_none=False)
     groups_of = (variable_broadcast, variable_carry, *(a.filter for a in axes))
     in_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
+    broadcasts = any(axis is broadcast for axis in jax.tree.leaves(out_axes))
 
     def called(mdl: Any, init: Any, *xs: Any, **kwargs: Any) -> Any:
-        call = Call(target, mdl, (init, *xs), kwargs, groups_of, True, "scan")
-        packed = call.packed
-        where = packed.roots[0].path_text
-        close_ways(packed, axes, 2)
+        call = Call.of(SCAN, target, mdl, (init, *xs), kwargs, groups_of)
+        call = dataclasses.replace(call, packed=close_ways(call.packed, axes, 2))
         init, *whole = call.args
-        scanned = unstacked(packed.groups[2:], axes, metadata_params)
+        scanned = unstacked(call.packed.groups[2:], axes, metadata_params)
         into = tuple(a.into for a in axes)
-        steps = axis_size(length, (into, in_axes), (scanned, tuple(whole)), broadcast, "scan", "length")
+        steps = axis_size(length, (into, in_axes), (scanned, tuple(whole)), broadcast, SCAN, "length", carry=True)
         split, shared = split_keys(call, split_rngs)
         split = jax.tree.map(lambda key: jax.random.split(key, steps), split)
         scanned = tuple(_front(a.into, group) for a, group in zip(axes, scanned, strict=True))
         slices = jax.tree.map(lambda axis, x: () if axis is broadcast else _front(axis, x), in_axes, tuple(whole))
         xs_all = (scanned, split, slices)
 
-        def step(fixed: Any, shared: Any, carry: Any, xs: Any) -> tuple[Any, Any, tuple[State, ...]]:
+        def step(call: Call, fixed: Any, shared: Any, carry: Any, xs: Any) -> tuple[Any, Any, tuple[State, ...], Any]:
             carried, c = carry
             scanned, split, slices = xs
             args = jax.tree.map(lambda axis, x, s: x if axis is broadcast else s, in_axes, tuple(whole), slices)
             groups, keys = (fixed, carried, *scanned), (shared, split)
             if data_transform is not None:
                 groups, keys = data_transform(groups, keys)
-            out, state = call.run(groups, joined(*keys), (c, *args), call.kwargs)
-            c, y = demand_pair(out, "scan", pair="(carry, y)", why="a loop", remedy="return (carry, None)")
-            check_out_axes(out_axes, y, "scan")
+            out, (state, effects) = call.run(groups, joined(*keys), (c, *args), call.kwargs)
+            c, y = demand_pair(out, SCAN, pair="(carry, y)", why="a loop", remedy="return (carry, None)")
+            check_out_axes(out_axes, y, SCAN, "y in the output (carry, y)")
             states = grouped(state, groups_of)
-            check_state_axes(states[2:], axes, packed, "scan")
-            return c, y, states
+            check_state_axes(states[2:], axes, call.packed)
+            return c, y, states, effects
 
-        def before(known: Any, unknown: Any) -> Any:
-            _, y, states = step(*known, *unknown)
-            constant = jax.tree.map(lambda axis, y: y if axis is broadcast else (), out_axes, y)
-            return constant, states[0], State(tuple({} for _ in packed.roots), states[1].created)
+        constant, fixed = None, no_state(len(call.packed.roots))
+        if check_constancy_invariants and (
+            broadcasts or any(call.packed.keys) or _writable(call.packed, groups_of[:2])
+        ):
 
-        constant, fixed = None, State(tuple({} for _ in packed.roots), tuple({} for _ in packed.roots))
-        broadcasts = any(axis is broadcast for axis in jax.tree.leaves(out_axes))
-        if check_constancy_invariants and (broadcasts or any(packed.keys) or _writable(call, groups_of[:2])):
-            unknown = ((packed.groups[1], init), jax.tree.map(_slice_type, xs_all))
-            try:
-                constant, fixed, new = _compat.partial_eval(before, (packed.groups[0], shared), _types(unknown))
-            except errors.LazyInitError as error:
+            def before(known: Any, unknown: Any) -> Any:
+                _, y, states, effects = step(call, *known, *unknown)
+                constant = jax.tree.map(lambda axis, y: y if axis is broadcast else (), out_axes, y)
+                return constant, states[0], states[1].created, effects
+
+            unknown = ((call.packed.groups[1], init), jax.tree.map(_slice_type, xs_all))
+            known = (call.packed.groups[0], shared)
+            result, depends = jaxprs.partial_eval(before, known, jax.eval_shape(lambda x: x, unknown))
+            if depends:
                 raise errors.ControlFlowError(
-                    f"scan at {where}: a variable that the loop creates in variable_broadcast="
+                    f"scan at {call.packed.where}: a variable that the loop creates in variable_broadcast="
                     f"{variable_broadcast!r} or variable_carry={variable_carry!r}, or an output that is nn.broadcast, "
                     "depends on the step: on the carry, a scanned value or a split rng stream. Scan over the "
                     "collection (variable_axes), don't split the stream (split_rngs), or create the variable first."
-                ) from error
-            packed.include(fixed, variable_broadcast)
-            packed.include(new, variable_carry, index=1)
-            packed.counters = tuple(counters for _, counters in packed.after)
-            packed.replay = tuple({} for _ in packed.roots)  # the counters went on already
-            packed.groups = (updated(packed.groups[0], fixed.written), *packed.groups[1:])
+                )
+            constant, fixed, new, effects = result
+            call = dataclasses.replace(call, packed=_begun(call.packed, fixed, new, effects, groups_of))
         elif broadcasts:
             raise errors.ControlFlowError(
-                f"scan at {where}: an output is nn.broadcast, which check_constancy_invariants=False rules out."
+                f"scan at {call.packed.where}: an output is nn.broadcast, which check_constancy_invariants=False rules "
+                "out."
             )
+        packed = call.packed
         written: list[set[Path]] = [set() for _ in packed.roots]
 
         def pure(carry: Any, xs: Any) -> Any:
-            c, y, (_, state, *states) = step(packed.groups[0], shared, carry, xs)
+            c, y, (_, state, *states), effects = step(call, packed.groups[0], shared, carry, xs)
             for i, values in enumerate(state.written):
                 written[i].update(values)
                 for key in values:
                     if not has(packed.groups[1][i], key):
                         raise errors.ControlFlowError(
-                            f"scan at {where}: a step creates {'/'.join(key)}, which variable_carry={variable_carry!r} "
-                            "carries, and the loop has no value to start with. Write it before the loop."
+                            f"scan at {packed.where}: a step creates {'/'.join(key)}, which variable_carry="
+                            f"{variable_carry!r} carries, and the loop has no value to start with. Write it before the "
+                            "loop."
                         )
             y = jax.tree.map(lambda axis, y: () if axis is broadcast else y, out_axes, y)
-            return (updated(carry[0], state.written), c), (y, tuple(states))
+            return (updated(carry[0], state.written), c), (y, tuple(states), effects)
 
         def looped(init: Any, xs: Any) -> Any:
             return jax.lax.scan(
@@ -215,35 +225,42 @@ def scan(
         operands = ((packed.groups[1], init), xs_all)
         try:
             if _compat.staging() and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands)))):
-                (carried, c), (ys, states) = worked_out_once(looped, operands, pure.__name__)
+                (carried, c), (ys, states, effects) = worked_out_once(looped, operands, pure.__name__)
             else:
-                (carried, c), (ys, states) = looped(*operands)
+                (carried, c), (ys, states, effects) = looped(*operands)
         except TypeError as error:
             one = (jax.tree.map(_slice_type, xs_all),)
-            explain_carry(lambda *args: pure(*args)[0], operands[0], one, error, packed, "scan")
+            explain_carry(lambda *args: pure(*args)[0], operands[0], one, error, packed)
             raise
         states = [jax.tree.map(lambda x, a=a: _back(a.out, x), s) for a, s in zip(axes, states, strict=True)]
         states = stacked(states, axes, metadata_params)
-        last = State(
-            tuple({k: get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True)),
-            tuple({} for _ in packed.roots),
-        )
-        packed.commit(ungrouped((State(fixed.written, last.created), last, *states), packed))
+        last = tuple({k: get(tree, k) for k in keys} for tree, keys in zip(carried, written, strict=True))
+        none = no_state(len(last)).created
+        whole = ungrouped((State(fixed.written, none), State(last, none), *states), len(last))
+        packed.commit(Run(whole, effects))
         ys = jax.tree.map(lambda axis, y: y if axis is broadcast else _back(axis, y), out_axes, ys)
         if broadcasts:
             ys = jax.tree.map(lambda axis, k, y: k if axis is broadcast else y, out_axes, constant, ys)
         return c, ys
 
-    return function_form(called, target, "scan")
+    return function_form(called, target, SCAN)
 
 
-def _writable(call: Call, groups: Sequence[Filter]) -> bool:
+def _begun(packed: Packed, fixed: State, new: Any, effects: Any, groups_of: Sequence[Filter]) -> Packed:
+    """Return the packed target after the run before the loop, with what that run created, its draws counted."""
+    packed = packed.include(Run(fixed, effects), groups_of[0])
+    packed = packed.include(Run(State(new, new), effects), groups_of[1], index=1)
+    packed = packed.after(effects)
+    return packed.with_(groups=(updated(packed.groups[0], fixed.written), *packed.groups[1:]))
+
+
+def _writable(packed: Packed, groups: Sequence[Filter]) -> bool:
     reach = filters.union(*groups)
-    return any(not filters.is_empty(filters.intersect(m, reach)) for m in call.packed.inner_mutable)
+    return any(not filters.is_empty(filters.intersect(m, reach)) for m in packed.mutable)
 
 
 def _differentiated(x: Any) -> bool:
-    """Tell whether `x` is what a transform inside of the trace works with; what is only traced is not."""
+    """Return whether a transform inside the trace differentiates or maps `x`, which is not merely traced."""
     return _compat.is_tracer(x) and not _compat.is_staged(x)
 
 
@@ -255,9 +272,6 @@ def _back(axis: int, tree: Any) -> Any:
     return tree if axis == 0 else jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), tree)
 
 
-def _types(tree: Any) -> Any:
-    return jax.eval_shape(lambda x: x, tree)
-
-
 def _slice_type(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(np.shape(x)[1:], jax.dtypes.result_type(x) if np.isscalar(x) else x.dtype)
+    whole = type_of(x)
+    return jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)

@@ -24,13 +24,17 @@ from jax.sharding import PartitionSpec as P
 
 from liftax import errors
 from liftax.core import filters, meta
-from liftax.core.pack import State
+from liftax.core.run import Run, State
+from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
 from liftax.lift.axes import grouped, ungrouped
 from liftax.lift.nested import get, updated
 from liftax.typing import AxisName, Filter, PRNGKey
 
+SHARD_MAP = Transform("shard_map", "(fn, …)(module, *args)", filters=("variable_specs", "variables"))
 
+
+@described(SHARD_MAP)
 def shard_map(
     target: Target,
     *,
@@ -109,7 +113,7 @@ def shard_map(
         )  # fmt: skip
     if not isinstance(variable_specs, Mapping):
         raise errors.ShardingError(
-            f"shard_map: variable_specs={variable_specs!r} is no mapping from collections to specs, such as "
+            f"shard_map: variable_specs={variable_specs!r} is not a mapping from collections to specs, such as "
             "{'params': PartitionSpec('model')}."
         )
     given = (*variable_specs.items(), (variables, P()))
@@ -117,9 +121,9 @@ def shard_map(
     args_specs = tuple(in_specs) if isinstance(in_specs, list) else in_specs
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(target, mdl, args, kwargs, of_groups, rngs, "shard_map")
+        call = Call.of(SHARD_MAP, target, mdl, args, kwargs, of_groups, rngs)
         packed = call.packed
-        specs = _Specs(mesh, axis_names, f"shard_map at {packed.roots[0].path_text}")
+        specs = _Specs(mesh, axis_names, f"shard_map at {packed.where}")
         specs.check_types(in_specs=in_specs, out_specs=out_specs)
         into = [
             tuple(specs.of_variables(spec, tree) for tree in group)
@@ -131,14 +135,14 @@ def shard_map(
         specs.check(specs.matched(args_specs, call.args, "in_specs"), "argument")
         inputs = (specs.placed(packed.groups, tuple(into)), specs.placed(keys, key_specs), call.args, arrays)
 
-        def run(groups: Any, keys: Any, args: Any, arrays: Any) -> tuple[Any, tuple[State, ...]]:
+        def run(groups: Any, keys: Any, args: Any, arrays: Any) -> tuple[Any, tuple[State, ...], Any]:
             keys = tuple(
                 {k: key.reshape(key.shape[len(spec[k]) :]) for k, key in ours.items()}
                 for ours, spec in zip(keys, key_specs, strict=True)
             )
             more = treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
-            out, state = call.run(groups, keys, args, more)
-            return out, grouped(state, of_groups)
+            out, (state, effects) = call.run(groups, keys, args, more)
+            return out, grouped(state, of_groups), effects
 
         def mapped(fn: Any, out_specs: Any) -> Any:
             return jax.shard_map(
@@ -147,7 +151,7 @@ def shard_map(
             )  # fmt: skip
 
         out_of: list[Any] = [spec if isinstance(spec, P) else None for _, spec in given]
-        if None in out_of and any(not filters.is_empty(mutable) for mutable in packed.inner_mutable):
+        if None in out_of and any(not filters.is_empty(mutable) for mutable in packed.mutable):
             found: list[tuple[State, ...]] = []
             jax.eval_shape(mapped(lambda *inputs: found.append(run(*inputs)[1]) or (), ()), *inputs)
             types = jax.tree.map(jax.typeof, found[0])
@@ -157,17 +161,17 @@ def shard_map(
         specs.check_names(given)
 
         def pure(groups: Any, keys: Any, args: Any, arrays: Any) -> Any:
-            out, states = run(groups, keys, args, arrays)
+            out, states, effects = run(groups, keys, args, arrays)
             specs.check(specs.matched(out_specs, out, "out_specs"), "output", inside=True)
             for i, state in enumerate(states):
                 specs.check(specs.matched(out_of[i], state, "variable_specs"), "variable", inside=True)
-            return out, states
+            return out, states, effects
 
-        out, states = mapped(call.named(pure), (out_specs, tuple(out_of)))(*inputs)
-        packed.commit(ungrouped(states, packed))
+        out, states, effects = mapped(call.named(pure), (out_specs, tuple(out_of), P()))(*inputs)
+        packed.commit(Run(ungrouped(states, len(packed.roots)), effects))
         return out
 
-    return function_form(called, target, "shard_map")
+    return function_form(called, target, SHARD_MAP)
 
 
 def _spread(
@@ -265,11 +269,11 @@ class _Specs:
         return [(spec, _text(path), x) for spec, (path, x) in zip(jax.tree.leaves(full), paths, strict=True)]
 
     def check_types(self, **given: Any) -> None:
-        """Raise ShardingError for what is no tree of specs."""
+        """Raise ShardingError unless every leaf is a PartitionSpec."""
         for argument, specs in given.items():
             for x in jax.tree.leaves(specs):
                 if not isinstance(x, P):
-                    raise errors.ShardingError(f"{self.where}: {argument} has {x!r}, which is no PartitionSpec.")
+                    raise errors.ShardingError(f"{self.where}: {argument} has {x!r}, which is not a PartitionSpec.")
 
     def check(self, values: Sequence[tuple[P, str, Any]], what: str, inside: bool = False) -> None:
         """Raise ShardingError for a value that its spec does not fit: a whole one, or a shard `inside`."""

@@ -14,12 +14,17 @@ from typing import Any
 import jax
 
 from liftax import errors
-from liftax.ad.checks import describe, explain_arity
-from liftax.core.pack import is_target, unbind
-from liftax.lift.checks import check_filters, check_streams
+from liftax.core.targets import is_target
+from liftax.explain.functions import arity_explained
+from liftax.explain.transform import Transform, described
+from liftax.explain.values import describe
+from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
+STOP_GRADIENT = Transform("stop_gradient", "(fn, module, *args)", filters=("stopped", "variables"), any_output=True)
 
+
+@described(STOP_GRADIENT)
 def stop_gradient(
     fn: Callable[..., Any],
     mdl: Any = None,
@@ -68,16 +73,12 @@ def stop_gradient(
             f"stop_gradient: got {describe(fn)} where a function of a module is expected: stop_gradient(fn, mdl, "
             "*args). For a value use jax.lax.stop_gradient."
         )
-    packed = unbind(mdl, (stopped, variables), rngs, "stop_gradient")
-    check_streams(packed, rngs, "stop_gradient")
-    check_filters(packed, "stop_gradient", stopped=stopped, variables=variables)
-    with packed.bind((jax.lax.stop_gradient(packed.groups[0]), packed.groups[1]), packed.keys) as inner:
-        try:
-            out = fn(inner.target, *args, **kwargs)
-        except TypeError as error:
-            explain_arity(fn, (inner.target, *args), kwargs, error, "stop_gradient")
-            raise
-        state = inner.collect()
-    packed.commit(state)
-    check_filters(packed, "stop_gradient", state, stopped=stopped, variables=variables)
+    operands = Operands.of(STOP_GRADIENT, mdl, (), wrt=stopped, wrt_argument="stopped", variables=variables, rngs=rngs)
+
+    def called(mdl: Any) -> Any:
+        with arity_explained(fn, (mdl, *args), kwargs, STOP_GRADIENT):
+            return fn(mdl, *args, **kwargs)
+
+    out, (_, run) = operands.pure(called)(jax.lax.stop_gradient(operands.packed.groups[0]))
+    operands.commit(run)
     return out

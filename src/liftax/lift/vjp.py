@@ -3,9 +3,7 @@
     vjp : (Module -> a -> b) -> Module -> a -> (b, CT b -o (CT variables, CT a))
 
 One call to `ad.vjp`. The variables in `vjp_variables` are primals; all others, and the keys of the rng streams, are
-constants of the differentiated function. Variables that do not exist yet (during `init`) are created by a first run,
-and the function is then differentiated with respect to them, so that the result has the structure that it has in
-`apply`.
+constants of the differentiated function (see `liftax.lift.operands`).
 
 Source: `jax.vjp`; `flax.linen.vjp` for the signature.
 """
@@ -17,28 +15,32 @@ from typing import Any, Literal, overload
 import jax
 
 from liftax import ad, errors
-from liftax.ad.checks import demand_pair, explain_arity
-from liftax.ad.reduce import bound_axes
-from liftax.core.pack import Packed, State, View, unbind
-from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
-from liftax.lift.fill import Rule, complete
-from liftax.lift.nested import flat, get
-from liftax.lift.rule import nested, type_of
+from liftax.core.pack import Packed
+from liftax.core.run import State
+from liftax.core.view import View
+from liftax.explain.transform import Transform, described
+from liftax.explain.values import type_of
+from liftax.lift.complete import Completion, complete
+from liftax.lift.nested import flat, get, nested
+from liftax.lift.operands import Operands, collections
 from liftax.typing import AxisName, Filter, Path
+
+VJP = Transform("vjp", "(fn, module, *primals)", filters=("vjp_variables", "variables"))
 
 
 @overload
 def vjp(
     fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[False] = False,
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
-    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False,
+    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False, wrt: Filter | None = None,
 ) -> tuple[Any, ad.VjpFn]: ...  # fmt: skip
 @overload
 def vjp(
     fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[True],
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
-    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False,
+    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False, wrt: Filter | None = None,
 ) -> tuple[Any, ad.VjpFn, Any]: ...  # fmt: skip
+@described(VJP)
 def vjp(
     fn: Callable[..., Any],
     mdl: Any,
@@ -50,6 +52,7 @@ def vjp(
     rngs: Filter = True,
     multi_scope: bool = False,
     state_cotangents: bool = False,
+    wrt: Filter | None = None,
 ) -> Any:
     """Differentiate a function of a module backwards, with respect to its variables and its arguments.
 
@@ -68,6 +71,7 @@ def vjp(
         multi_scope: Accepted for Linen's sake; modules that reach others always work.
         state_cotangents: What `fn` writes is an output with a cotangent, too: `vjp_fn(out_ct, state_ct)`, where
             `state_ct` is `{collection: tree}`, shaped like the variables; what it leaves out is zero.
+        wrt: The same as `vjp_variables`, by the name that it has in every derivative transform.
 
     Returns:
         `(primals_out, vjp_fn)`, or `(primals_out, vjp_fn, aux)` if `has_aux`. `vjp_fn(out_ct)` takes a cotangent of
@@ -98,37 +102,32 @@ def vjp(
         >>> variables_ct, x_ct
         ({'params': {'scale': Array(7., dtype=float32, weak_type=True)}}, Array([2., 2.], dtype=float32))
     """
-    packed = unbind(mdl, (vjp_variables, variables), rngs, "vjp")
-    check_primals(primals, "vjp", values=True)
-    check_streams(packed, rngs, "vjp")
-    check_filters(packed, "vjp", vjp_variables=vjp_variables, variables=variables)
-
-    def pure(wrt: Any, *args: Any) -> Any:
-        with packed.bind((wrt, packed.groups[1]), packed.keys) as inner:
-            try:
-                out = fn(inner.target, *args)
-            except TypeError as error:
-                explain_arity(fn, (inner.target, *args), {}, error, "vjp")
-                raise
-            out, aux = demand_pair(out, "vjp") if has_aux else (out, None)
-            check_output(out, "vjp", packed, fn)
-            state = inner.collect()
-            return (out, _written(packed, state, wrt)) if state_cotangents else out, (aux, state)
-
-    if any(root.store.flags.get("initializing") for root in packed.roots):  # most often outside of the axis
-        reduce_axes = bound_axes(reduce_axes)
-    out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
-    if packed.include(state, vjp_variables):
-        out, vjp_fn, (aux, state) = ad.vjp(pure, packed.groups[0], *primals, has_aux=True, reduce_axes=reduce_axes)
-    check_filters(packed, "vjp", state, vjp_variables=vjp_variables, variables=variables)
-    packed.commit(state)
-    prepare = None
+    varying = collections(VJP, wrt, "vjp_variables", vjp_variables, "params")
+    operands = Operands.of(
+        VJP, mdl, primals, wrt=varying, wrt_argument="vjp_variables", variables=variables, rngs=rngs
+    ).created(fn, has_aux)  # fmt: skip
+    pure = operands.pure(fn, has_aux)
+    if state_cotangents:
+        pure = _with_state(pure, operands.packed)
+    out, vjp_fn, (aux, run) = ad.vjp(pure, *operands.point, has_aux=True, reduce_axes=operands.bound(reduce_axes))
+    operands.commit(run)
+    prepare, view = None, operands.packed.view
     if state_cotangents:
         out, written = out
         leaves, treedef = jax.tree.flatten(jax.tree.map(type_of, written))
-        prepare = Prepare(packed.view, treedef, tuple(leaves))
-    vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(packed.view), prepare=prepare)
+        prepare = Prepare(view, treedef, tuple(leaves))
+    vjp_fn = dataclasses.replace(vjp_fn, arrange=Arrange(view), prepare=prepare)
     return (out, vjp_fn, aux) if has_aux else (out, vjp_fn)
+
+
+def _with_state(pure: Callable[..., Any], packed: Packed) -> Callable[..., Any]:
+    """Return `pure` with the state that it writes as a part of its output."""
+
+    def with_state(wrt: Any, *diff: Any) -> Any:
+        out, (aux, run) = pure(wrt, *diff)
+        return (out, _written(packed, run.state, wrt)), (aux, run)
+
+    return with_state
 
 
 def _written(packed: Packed, state: State, wrt: Any) -> tuple[dict[Path, Any], ...]:
@@ -174,7 +173,7 @@ class Prepare:
         """Return `(out_ct, cotangents of what was written)`."""
         what = "The cotangent of the state given to the backward map of vjp"
         roots = self.view.disassemble(state_ct, what, errors.CotangentError)
-        rule = Rule(what, "cotangent", "the target", errors.CotangentError, missing_is_zero=True)
+        how = Completion(what, "cotangent", "the target", errors.CotangentError, missing_is_zero=True)
         written = self.treedef.unflatten(self.types)
-        trees = (complete(nested(flat), root, rule) for flat, root in zip(written, roots, strict=True))
+        trees = (complete(nested(flat), root, how) for flat, root in zip(written, roots, strict=True))
         return out_ct, tuple({path: get(t, path) for path in f} for f, t in zip(written, trees, strict=True))

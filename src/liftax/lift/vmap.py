@@ -8,12 +8,15 @@ axis, or is the same everywhere.
 Source: `jax.vmap`; `flax.linen.vmap` for the signature.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from liftax import errors
+from liftax.core.run import Run
+from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, class_form, function_form, is_class, joined, split_keys
 from liftax.lift.axes import (
     as_arrays,
@@ -29,7 +32,10 @@ from liftax.lift.axes import (
 from liftax.lift.axes import axis_size as size_of
 from liftax.typing import AxisName, Filter
 
+VMAP = Transform("vmap", "(fn, …)(module, *args)", filters=("variable_axes",), splits="axis")
 
+
+@described(VMAP)
 def vmap(
     target: Target,
     variable_axes: Mapping[Filter, Any] = {},
@@ -89,53 +95,54 @@ def vmap(
             out_axes=out_axes, axis_size=axis_size, axis_name=axis_name, spmd_axis_name=spmd_axis_name,
             metadata_params=metadata_params,
         )  # fmt: skip
-    axes = axes_of(variable_axes, "vmap", allow_none=True)
+    axes = axes_of(variable_axes, VMAP, allow_none=True)
     filters = tuple(a.filter for a in axes)
     args_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(target, mdl, args, kwargs, filters, True, "vmap")
-        packed = call.packed
-        close_ways(packed, axes)
+        call = Call.of(VMAP, target, mdl, args, kwargs, filters)
+        packed = close_ways(call.packed, axes)
+        call = dataclasses.replace(call, packed=packed)
         groups = unstacked(packed.groups, axes, metadata_params)
         into = tuple(a.into for a in axes)
-        size = size_of(axis_size, (into, args_axes), (groups, call.args), None, "vmap", "axis_size")
+        size = size_of(axis_size, (into, args_axes), (groups, call.args), None, VMAP, "axis_size")
         groups, args = as_arrays((into, args_axes), (groups, call.args))
         split, shared = split_keys(call, split_rngs)
         split = jax.tree.map(lambda key: jax.random.split(key, size), split)
         kept: list[str] = []
 
         def pure(groups: Any, split: Any, shared: Any, args: Any) -> Any:
-            out, state = call.run(groups, joined(split, shared), args, call.kwargs)
-            check_out_axes(out_axes, out, "vmap")
+            out, (state, effects) = call.run(groups, joined(split, shared), args, call.kwargs)
+            check_out_axes(out_axes, out, VMAP)
             states = grouped(state, filters)
-            check_state_axes(states, axes, packed, "vmap")
+            check_state_axes(states, axes, packed)
             for a, s in zip(axes, states, strict=True):
                 kept.extend("/".join(key) for written in s.written for key in written if a.out is None)
-            return out, states
+            return out, states, effects
 
         mapped = jax.vmap(
             call.named(pure),
             in_axes=(into, 0, None, args_axes),
-            out_axes=(out_axes, tuple(a.out for a in axes)),
+            out_axes=(out_axes, tuple(a.out for a in axes), None),
             axis_size=size,
             axis_name=axis_name,
             spmd_axis_name=spmd_axis_name,
         )
         try:
-            out, states = mapped(groups, split, shared, args)
+            out, states, effects = mapped(groups, split, shared, args)
         except ValueError as error:
             if kept and "out_axes" in str(error) and not any(a is None for a in _leaves(out_axes)):
                 raise errors.MappedAxisError(
-                    f"vmap at {packed.roots[0].path_text}: one of the variables {', '.join(kept)} is written with a "
+                    f"vmap at {packed.where}: one of the variables {', '.join(kept)} is written with a "
                     "value that differs along the axis, and variable_axes says None for it: the same everywhere. Give "
                     "its collection an axis, or reduce the value (axis_name and jax.lax.pmean)."
                 ) from error
             raise
-        packed.commit(ungrouped(stacked(states, axes, metadata_params), packed))
+        state = ungrouped(stacked(states, axes, metadata_params), len(packed.roots))
+        packed.commit(Run(state, effects))
         return out
 
-    return function_form(called, target, "vmap")
+    return function_form(called, target, VMAP)
 
 
 def _leaves(axes: Any) -> list[Any]:

@@ -8,7 +8,7 @@ is bound is in its `__dict__` alone, so that a lifted transform can put another 
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from liftax import errors
@@ -307,13 +307,15 @@ class Binding:
         object.__setattr__(self, "__dict__", own)
         return saved
 
-    def lift_restore(self, saved: dict[str, Any]) -> dict[str, int] | None:
-        """Go back to what was before; return the automatic names that were given since."""
-        names = self._state.names
+    def lift_restore(self, saved: dict[str, Any]) -> None:
+        """Go back to what was before."""
         object.__setattr__(self, "__dict__", saved)
-        return names or None
 
-    def lift_continue(self, names: dict[str, int]) -> None:
+    def lift_names(self) -> dict[str, int]:
+        """Return the automatic names that were given."""
+        return self._state.names
+
+    def lift_continue(self, names: Mapping[str, int]) -> None:
         """Continue automatic naming after `names`."""
         self._state.names = dict(names)
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from liftax import errors
-from liftax.ad.checks import demand_pair
 from liftax.core.frozen_dict import FrozenDict
+from liftax.explain.functions import demand_pair
 from liftax.lift import scan
 from liftax.module import Module
 from liftax.nn.cells import RNNCellBase, check_carry, demand_cell, demand_layers, steps_are_pure

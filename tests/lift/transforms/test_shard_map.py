@@ -364,10 +364,10 @@ def test_errors():
     failing(r"split_rngs, for the stream 'params', names the axis 'rows'", split_rngs={"params": "rows"})
     failing("variable_specs has a spec for params/v, which does not exist", variable_specs={"params": {"v": P()}})
     failing("in_specs=.* does not have the structure", in_specs=(P(), P()))
-    failing("out_specs has 0, which is no PartitionSpec", Block, out_specs=0)
+    failing("out_specs has 0, which is not a PartitionSpec", Block, out_specs=0)
     failing("Expected a PartitionSpec, a nested mapping", variable_specs={"params": 3})
     failing("there is no mesh to run over", mesh=None)
-    with pytest.raises(errors.ShardingError, match="is no mapping from collections"):
+    with pytest.raises(errors.ShardingError, match="is not a mapping from collections"):
         over_data(Local, variable_specs=P("data"))
     with pytest.raises(errors.ModifyScopeVariableError, match=r"immutable in this apply\. Pass mutable"):
         jax.eval_shape(over_data(Block)("data").apply, Block().init(KEYS, X), X)

@@ -238,7 +238,7 @@ def test_errors_of_axes():
     assert "an axis is an integer" in raised(
         errors.MappedAxisError, lambda self, x: nn.scan(lambda m, c, x: (c, x), {"params": None})(self, x, x), X
     )
-    with pytest.raises(errors.MappedAxisError, match="is no mapping"):
+    with pytest.raises(errors.MappedAxisError, match="is not a mapping"):
         nn.vmap(Counter, variable_axes="params")
 
     def varies(self, x):

@@ -23,10 +23,11 @@ from liftax.ad.implicit.iteration import SolveInfo, Stop, iterate
 from liftax.ad.implicit.linear import differentiable_solve
 from liftax.ad.implicit.solvers import Equation, is_optimistix, solve_by_optimistix
 from liftax.errors import CustomRuleError
+from liftax.explain.transform import Transform
 
 
 def solution(
-    what: str,
+    transform: Transform,
     residual: Callable[[Any], Any],
     x0: Any,
     solver: Any,
@@ -37,7 +38,7 @@ def solution(
     """Solve `residual(x) = 0`, and differentiate the solution with respect to what `residual` closes over.
 
     Args:
-        what: the function's name, for error messages.
+        transform: for error messages.
         residual: the function whose root is wanted.
         x0: where to start.
         solver: a solver of this package or of Optimistix.
@@ -59,7 +60,7 @@ def solution(
     if forwards:
         x, info = jax.lax.custom_root(residual, x0, solve, invert, has_aux=True)
     else:
-        x, info = _solution_backwards(what, g, consts, solve, invert, x0)
+        x, info = _solution_backwards(transform, g, consts, solve, invert, x0)
     steps, error, converged = jax.lax.stop_gradient(info)
     return x, SolveInfo(steps.astype(int), error, converged.astype(bool))
 
@@ -80,7 +81,12 @@ def _uses(jaxpr: Any, name: str) -> bool:
 
 
 def _solution_backwards(
-    what: str, g: Callable[..., Any], consts: Any, solve: Callable[..., Any], invert: Callable[..., Any], x0: Any
+    transform: Transform,
+    g: Callable[..., Any],
+    consts: Any,
+    solve: Callable[..., Any],
+    invert: Callable[..., Any],
+    x0: Any,
 ) -> tuple[Any, Any]:
     """Solve `g(consts, x) = 0`, where `g` has a derivative backwards alone, as with a `jax.custom_vjp` in it.
 
@@ -111,7 +117,8 @@ def _solution_backwards(
             w = invert(lambda w: pull(w)[0], jax.tree.map(jnp.negative, u))
         except (NotImplementedError, AssertionError) as error:  # what JAX says of a step that is not linear
             raise CustomRuleError(
-                f"{what}: the backward rule of a custom_vjp in the function is not linear in its cotangent (it clips "
+                f"{transform}: the backward rule of a custom_vjp in the function is not linear in its cotangent (it "
+                "clips "
                 "it, or takes its sign), so there is no implicit derivative. Apply the rule to the solution instead: "
                 "outside of the function."
             ) from error

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar, get_args, overload
 import jax
 import jax.numpy as jnp
 
-from liftax.ad.checks import check_float_primals, demand_callable, demand_pair, describe, is_value, tree_mismatch
+from liftax.ad.checks import check_float_primals
 from liftax.ad.implicit.derivative import solution
 from liftax.ad.implicit.failure import OnFailure, settle
 from liftax.ad.implicit.iteration import SolveInfo, Stop
@@ -14,8 +14,15 @@ from liftax.ad.implicit.linear import is_linear_solver
 from liftax.ad.implicit.solvers import Anderson, Newton, Picard, is_optimistix
 from liftax.ad.notes import noted
 from liftax.errors import ArityError, NonDifferentiableOutputError
+from liftax.explain.functions import demand_callable, demand_pair
+from liftax.explain.transform import Transform
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe, is_value
 
 A = TypeVar("A")
+
+FIXED_POINT = Transform("fixed_point", "(f, x0)")
+ROOT = Transform("root", "(f, x0)")
 
 
 @overload
@@ -94,18 +101,17 @@ def fixed_point(
         >>> print(f"{sqrt(4.0):.4f} {jax.grad(sqrt)(4.0):.4f}")
         2.0000 0.2500
     """
-    what = "fixed_point"
-    _check(what, fun, x0, rtol, atol, max_steps, solver, linear_solver, on_failure)
+    _check(FIXED_POINT, fun, x0, rtol, atol, max_steps, solver, linear_solver, on_failure)
 
     def residual(x: Any) -> Any:
         out = fun(x, *args)
-        out = demand_pair(out, what)[0] if has_aux else out
-        return jax.tree.map(jnp.subtract, _alike(out, x, what), x)
+        out = demand_pair(out, FIXED_POINT)[0] if has_aux else out
+        return jax.tree.map(jnp.subtract, _alike(out, x, FIXED_POINT), x)
 
     stop = Stop(rtol, atol, max_steps, of_change=False, floor=0.75, patience=32)
-    with noted(fun, (x0, *args), what):
-        x, info = solution(what, residual, x0, solver or Picard(), stop, linear_solver, on_failure == "return")
-    x = settle(what, x, info, on_failure)
+    with noted(fun, (x0, *args), FIXED_POINT):
+        x, info = solution(FIXED_POINT, residual, x0, solver or Picard(), stop, linear_solver, on_failure == "return")
+    x = settle(FIXED_POINT, x, info, on_failure)
     return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
@@ -170,8 +176,7 @@ def root(
         >>> print(f"{cube_root(8.0):.4f} {jax.grad(cube_root)(8.0):.4f}")
         2.0000 0.0833
     """
-    what = "root"
-    _check(what, fun, x0, rtol, atol, max_steps, solver, linear_solver, on_failure)
+    _check(ROOT, fun, x0, rtol, atol, max_steps, solver, linear_solver, on_failure)
     if isinstance(solver, Picard | Anderson):
         raise ArityError(
             f"root got solver={solver!r}, which iterates towards a fixed point. Use lx.Newton() or a solver of "
@@ -180,50 +185,61 @@ def root(
 
     def residual(x: Any) -> Any:
         out = fun(x, *args)
-        return _alike(demand_pair(out, what)[0] if has_aux else out, x, what)
+        return _alike(demand_pair(out, ROOT)[0] if has_aux else out, x, ROOT)
 
     stop = Stop(rtol, atol, max_steps, of_change=True, floor=0.5, patience=3)
-    with noted(fun, (x0, *args), what):
-        x, info = solution(what, residual, x0, solver or Newton(), stop, linear_solver, on_failure == "return")
-    x = settle(what, x, info, on_failure)
+    with noted(fun, (x0, *args), ROOT):
+        x, info = solution(ROOT, residual, x0, solver or Newton(), stop, linear_solver, on_failure == "return")
+    x = settle(ROOT, x, info, on_failure)
     return (x, info, fun(x, *args)[1]) if has_aux else (x, info)
 
 
 def _check(
-    what: str, fun: Any, x0: Any, rtol: Any, atol: Any, max_steps: Any, solver: Any, linear_solver: Any, on_failure: Any
+    transform: Transform,
+    fun: Any,
+    x0: Any,
+    rtol: Any,
+    atol: Any,
+    max_steps: Any,
+    solver: Any,
+    linear_solver: Any,
+    on_failure: Any,
 ) -> None:
-    demand_callable(fun, what)
-    check_float_primals((x0,), ["x0"], what)
+    demand_callable(fun, transform)
+    check_float_primals((x0,), ["x0"], transform)
     for name, number in (("rtol", rtol), ("atol", atol), ("max_steps", max_steps)):
         if number is not None and (not is_value(number) or jnp.shape(number) != ()):
-            raise ArityError(f"{what} got {name}={describe(number)}, expected a number.")
+            raise ArityError(f"{transform} got {name}={describe(number)}, expected a number.")
     whole = is_value(max_steps) and not isinstance(max_steps, bool)
     whole = whole and jnp.issubdtype(jax.dtypes.result_type(max_steps), jnp.integer)
     if not whole or (isinstance(max_steps, int) and max_steps < 1):
-        raise ArityError(f"{what} got max_steps={max_steps!r}, expected a number of steps, an integer from 1 on.")
+        raise ArityError(f"{transform} got max_steps={max_steps!r}, expected a number of steps, an integer from 1 on.")
     if solver is not None and not (isinstance(solver, Picard | Anderson | Newton) or is_optimistix(solver)):
         raise ArityError(
-            f"{what} got solver={describe(solver)}, expected a solver: lx.Picard(), lx.Anderson() or lx.Newton(), or a "
+            f"{transform} got solver={describe(solver)}, expected a solver: lx.Picard(), lx.Anderson() or "
+            "lx.Newton(), or a "
             "solver of Optimistix, such as optimistix.LevenbergMarquardt(rtol=1e-5, atol=1e-6)."
         )
     if linear_solver is not None and not is_linear_solver(linear_solver):
         raise ArityError(
-            f"{what} got linear_solver={describe(linear_solver)}, expected lx.Direct() or lx.GMRES(), or a solver of "
+            f"{transform} got linear_solver={describe(linear_solver)}, expected lx.Direct() or lx.GMRES(), or a "
+            "solver of "
             "Lineax, such as lineax.LU()."
         )
     if is_optimistix(solver) and not (rtol is atol is None):
         raise ArityError(
-            f"{what} got rtol={rtol!r} and atol={atol!r} beside a solver of Optimistix, which has tolerances of its "
+            f"{transform} got rtol={rtol!r} and atol={atol!r} beside a solver of Optimistix, which has tolerances of "
+            "its "
             f"own. Give them to {type(solver).__name__}."
         )
     if on_failure not in get_args(OnFailure):
-        raise ArityError(f"{what} got on_failure={on_failure!r}, expected 'nan', 'raise' or 'return'.")
+        raise ArityError(f"{transform} got on_failure={on_failure!r}, expected 'nan', 'raise' or 'return'.")
 
 
-def _alike(out: Any, x: Any, what: str) -> Any:
+def _alike(out: Any, x: Any, transform: Transform) -> Any:
     if found := tree_mismatch(x, out):
         raise NonDifferentiableOutputError(
-            f"{what} needs a function whose output is like its first argument{found.path and ' at '}{found.path}: "
+            f"{transform} needs a function whose output is like its first argument{found.path and ' at '}{found.path}: "
             f"expected {found.expected}, got {found.got}."
         )
     return out

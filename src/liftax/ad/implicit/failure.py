@@ -14,15 +14,16 @@ import jax.numpy as jnp
 
 from liftax.ad.implicit.iteration import SolveInfo
 from liftax.errors import ConvergenceError
+from liftax.explain.transform import Transform
 
 OnFailure = Literal["nan", "raise", "return"]
 
 
-def settle(what: str, x: Any, info: SolveInfo, on_failure: OnFailure) -> Any:
+def settle(transform: Transform, x: Any, info: SolveInfo, on_failure: OnFailure) -> Any:
     """Return `x`, or what `on_failure` puts in its place where `info` says that it is no solution.
 
     Args:
-        what: the function's name, for error messages.
+        transform: for error messages.
         x: the tree that the solver ended with.
         info: how it ended.
         on_failure: what to do.
@@ -36,7 +37,8 @@ def settle(what: str, x: Any, info: SolveInfo, on_failure: OnFailure) -> Any:
         keep = jnp.where(info.converged, 1.0, jnp.nan)  # a factor: with jnp.where the derivative would be zero
         return jax.tree.map(lambda x: x * keep.astype(x.dtype), x)
     text = (
-        f"{what} found no solution: it ended after {{}} steps with an error of {{}}. Start nearer to the solution, "
+        f"{transform} found no solution: it ended after {{}} steps with an error of {{}}. Start nearer to the "
+        "solution, "
         "allow more steps (max_steps) or larger tolerances (rtol, atol), or choose another solver; on_failure='return' "
         "returns what was reached."
     )

@@ -13,21 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import errors
-from liftax.ad.checks import describe, tree_mismatch
 from liftax.core import meta
+from liftax.explain.trees import tree_mismatch
+from liftax.explain.values import describe
 from liftax.typing import Path
 
 
-class Rule(NamedTuple):
+class Completion(NamedTuple):
     """How to complete.
 
     Args:
-        what: the beginning of an error text: whose (co)tangents these are.
+        what: the beginning of an error text: what gave these (co)tangents.
         noun: `tangent` or `cotangent`.
         where: the module path.
         error: the class to raise.
         missing_is_zero: a key that is left out means zero; otherwise only None does.
-        unknown_is_error: a key for a variable that does not exist is an error.
     """
 
     what: str
@@ -35,62 +35,60 @@ class Rule(NamedTuple):
     where: str
     error: type[errors.LiftaxError]
     missing_is_zero: bool
-    unknown_is_error: bool = True
 
 
-def complete(variables: Any, given: Any, rule: Rule, path: Path = ()) -> Any:
+def complete(variables: Any, given: Any, how: Completion, path: Path = ()) -> Any:
     """Return a tree of (co)tangents with the structure of `variables`.
 
     Args:
         variables: nested mappings of arrays, boxes and trees of arrays (or their types).
         given: what the user gave for it: mappings with the same keys, None for zero.
-        rule: how to complete it.
+        how: how to complete it.
         path: the names from the target to here, the collection first.
     """
     if given is None:
         return jax.tree.map(zero, variables)
     if meta.is_box(variables):
-        return variables.replace_boxed(complete(variables.unbox(), meta.unbox(given), rule, path))
+        return variables.replace_boxed(complete(variables.unbox(), meta.unbox(given), how, path))
     if not isinstance(variables, Mapping):
-        found = tree_mismatch(variables, given, any_for_float0=rule.noun == "cotangent")
+        found = tree_mismatch(variables, given, any_for_float0=how.noun == "cotangent")
         if found:
-            raise rule.error(
-                f"{rule.what} has a {rule.noun} for the variable {'/'.join(path)}{found.path} at {rule.where} that "
+            raise how.error(
+                f"{how.what} has a {how.noun} for the variable {'/'.join(path)}{found.path} at {how.where} that "
                 f"does not fit it: expected {found.expected}, got {found.got}.{found.hint}"
             )
         return given
-    here = f"{'/'.join(path)} at {rule.where}" if path else rule.where
+    here = f"{'/'.join(path)} at {how.where}" if path else how.where
     listed = ", ".join(map(repr, variables)) or "nothing"
     if not isinstance(given, Mapping):
-        raise rule.error(
-            f"{rule.what} has {describe(given)} for {here}, where a mapping is expected, with the keys: {listed}."
+        raise how.error(
+            f"{how.what} has {describe(given)} for {here}, where a mapping is expected, with the keys: {listed}."
         )
     for key, tree in given.items():
-        if rule.unknown_is_error and key not in variables and filled(tree):
+        if key not in variables and filled(tree):
             if not path:
-                raise no_collection(key, variables, rule)
-            raise rule.error(
-                f"{rule.what} has a {rule.noun} for {'/'.join((*path, key))} at {rule.where}, which does not exist. "
+                raise no_collection(key, variables, how)
+            raise how.error(
+                f"{how.what} has a {how.noun} for {'/'.join((*path, key))} at {how.where}, which does not exist. "
                 f"There is: {listed}.{errors.nearest(key, variables)}"
             )
     for key, tree in variables.items():
-        if key not in given and not rule.missing_is_zero and filled(tree):
-            raise rule.error(
-                f"{rule.what} has no {rule.noun} for {'/'.join((*path, key))} at {rule.where}. Give one, or None for "
-                f"zero."
+        if key not in given and not how.missing_is_zero and filled(tree):
+            raise how.error(
+                f"{how.what} has no {how.noun} for {'/'.join((*path, key))} at {how.where}. Give one, or None for zero."
             )
-    whole = {key: complete(tree, given.get(key), rule, (*path, key)) for key, tree in variables.items()}
+    whole = {key: complete(tree, given.get(key), how, (*path, key)) for key, tree in variables.items()}
     return whole if isinstance(variables, dict) else type(variables)(whole)  # type: ignore[call-arg]
 
 
-def no_collection(key: str, known: Mapping[str, Any], rule: Rule) -> errors.LiftaxError:
-    """Return what to raise where `key` stands in the place of a collection; `known` holds, by collection, what is."""
+def no_collection(key: str, known: Mapping[str, Any], how: Completion) -> errors.LiftaxError:
+    """Return the error for `key` given where a collection is expected; `known` has what there is, by collection."""
     listed = ", ".join(map(repr, known)) or "none"
     within = next((col for col, tree in known.items() if isinstance(tree, Mapping) and key in tree), None)
     remedy = errors.nearest(key, known) if within is None else f" Write {{{within!r}: {{{key!r}: …}}}}."
-    zero = " What is left out is zero." if rule.missing_is_zero else ""
-    return rule.error(
-        f"{rule.what} has a {rule.noun} for {key} at {rule.where}, which does not exist as a collection. Its keys are "
+    zero = " What is left out is zero." if how.missing_is_zero else ""
+    return how.error(
+        f"{how.what} has a {how.noun} for {key} at {how.where}, which does not exist as a collection. Its keys are "
         f"collections, and there are: {listed}.{remedy}{zero}"
     )
 
