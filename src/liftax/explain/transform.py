@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Output = Literal["any", "scalar", "like the first argument"]
 Mode = Literal["", "forward", "reverse", "forward over reverse"]
 
 
@@ -22,6 +23,7 @@ class Transform:
     Args:
         name: The function's name.
         call: How it is called: what follows the name.
+        output: What the function returns.
         mode: How it differentiates: what its inputs and outputs have to be. Empty for those that do not differentiate,
             or in which either is open.
         options: Which of `argnums`, `holomorphic` and `allow_int` it takes, for remedies.
@@ -34,6 +36,7 @@ class Transform:
 
     name: str
     call: str = "(f, …)"
+    output: Output = "any"
     mode: Mode = ""
     options: frozenset[str] = frozenset()
     filters: tuple[str, ...] = ("variables",)

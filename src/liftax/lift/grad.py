@@ -21,9 +21,13 @@ from liftax.lift.operands import Operands, collections
 from liftax.typing import AxisName, Filter
 
 GRAD = Transform(
-    "grad", "(fn, module, *primals)", "reverse", frozenset({"argnums", "holomorphic", "allow_int"}),
+    "grad",
+    "(fn, module, *primals)",
+    output="scalar",
+    mode="reverse",
+    options=frozenset({"argnums", "holomorphic", "allow_int"}),
     filters=("vjp_variables", "variables"),
-)  # fmt: skip
+)
 VALUE_AND_GRAD = dataclasses.replace(GRAD, name="value_and_grad")
 
 

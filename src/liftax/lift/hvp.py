@@ -20,7 +20,7 @@ from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
-HVP = Transform("hvp", "(fn, module, primals, tangents)", filters=("wrt", "variables"))
+HVP = Transform("hvp", "(fn, module, primals, tangents)", output="scalar", filters=("wrt", "variables"))
 VHP = dataclasses.replace(HVP, name="vhp")
 
 

@@ -18,8 +18,8 @@ from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
-FIXED_POINT = Transform("fixed_point", "(fn, module, x0, *args)")
-ROOT = Transform("root", "(fn, module, x0, *args)")
+FIXED_POINT = Transform("fixed_point", "(fn, module, x0, *args)", output="like the first argument")
+ROOT = Transform("root", "(fn, module, x0, *args)", output="like the first argument")
 
 
 @described(FIXED_POINT)

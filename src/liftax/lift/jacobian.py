@@ -27,7 +27,11 @@ from liftax.lift.operands import Layout, Operands
 from liftax.typing import Filter
 
 JACREV = Transform(
-    "jacrev", "(fn, module, *primals)", "reverse", frozenset({"argnums", "holomorphic"}), filters=("wrt", "variables")
+    "jacrev",
+    "(fn, module, *primals)",
+    mode="reverse",
+    options=frozenset({"argnums", "holomorphic"}),
+    filters=("wrt", "variables"),
 )
 JACFWD = dataclasses.replace(JACREV, name="jacfwd", mode="forward")
 HESSIAN = dataclasses.replace(JACREV, name="hessian", mode="forward over reverse")

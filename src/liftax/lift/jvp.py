@@ -21,7 +21,9 @@ from liftax.lift.complete import filled
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
-JVP = Transform("jvp", "(fn, module, primals, tangents, variable_tangents)", "forward", filters=("wrt", "variables"))
+JVP = Transform(
+    "jvp", "(fn, module, primals, tangents, variable_tangents)", mode="forward", filters=("wrt", "variables")
+)
 
 
 @described(JVP)

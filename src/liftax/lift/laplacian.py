@@ -20,8 +20,8 @@ from liftax.explain.transform import Transform, described
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
-LAPLACIAN = Transform("laplacian", "(fn, module, *primals)", "forward")
-DIVERGENCE = Transform("divergence", "(fn, module, *primals)", "forward")
+LAPLACIAN = Transform("laplacian", "(fn, module, *primals)", mode="forward")
+DIVERGENCE = Transform("divergence", "(fn, module, *primals)", output="like the first argument", mode="forward")
 
 
 @described(LAPLACIAN)

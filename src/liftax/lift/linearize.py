@@ -27,7 +27,7 @@ from liftax.lift.operands import Layout, Operands
 from liftax.typing import Filter
 
 LINEARIZE = Transform(
-    "linearize", "(fn, module, *primals)", "forward", frozenset({"argnums"}), filters=("wrt", "variables")
+    "linearize", "(fn, module, *primals)", mode="forward", options=frozenset({"argnums"}), filters=("wrt", "variables")
 )
 LINEAR_TRANSPOSE = dataclasses.replace(LINEARIZE, name="linear_transpose", mode="reverse")
 

@@ -17,6 +17,7 @@ import jax
 from liftax.core import filters, meta
 from liftax.core.run import Run, State
 from liftax.core.scope import copied
+from liftax.core.targets import leaves_of
 from liftax.explain.transform import Transform, described
 from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class
 from liftax.lift.axes import axes_of, grouped
@@ -188,6 +189,7 @@ def named_call(class_fn: Target, force: bool = True) -> Target:
     """
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        leaves_of(mdl, NAMED_CALL)
         method = as_method(class_fn, mdl)
         if method is not class_fn:
             return method(mdl, *args, **kwargs)
