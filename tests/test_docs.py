@@ -11,7 +11,16 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 
 @pytest.mark.parametrize(
-    "module", ["liftax.nn", "liftax.nn.initializers", "liftax.nn.fp8_ops", "liftax.lift", "liftax.ad", "liftax.core"]
+    "module",
+    [
+        "liftax.nn",
+        "liftax.nn.initializers",
+        "liftax.nn.fp8_ops",
+        "liftax.lift",
+        "liftax.ad",
+        "liftax.core",
+        "liftax.bridge",
+    ],
 )
 def test_reference_names_everything(module: str):
     """Each public name stands in code on the page of its namespace."""

@@ -25,7 +25,8 @@ ALLOWED = {
     "module": GROUND | {"ad", "core", "lift"},
     "nn": GROUND | {"ad", "core", "lift", "module"},
     "testing": GROUND | {"ad", "core", "lift", "module", "nn"},
-    "__init__": GROUND | {"ad", "core", "lift", "module", "nn", "testing"},
+    "bridge": GROUND | {"ad", "core", "lift", "module", "nn"},
+    "__init__": GROUND | {"ad", "core", "lift", "module", "nn", "testing", "bridge"},
 }
 
 # Files that only give the names of higher layers the address that Linen has for them. They import what `nn` may.

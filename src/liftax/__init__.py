@@ -4,6 +4,9 @@ Two ways in: `from liftax import nn` for modules, with the API of Flax Linen, an
 functions (`lx.vjp` and its family).
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from liftax import ad, core, errors, lift, nn
 from liftax.ad import (
     GMRES,
@@ -32,6 +35,9 @@ from liftax.ad import (
     vjp,
 )
 
+if TYPE_CHECKING:
+    from liftax import bridge
+
 __version__ = "0.1.0"
 __all__ = [
     "GMRES",
@@ -40,6 +46,7 @@ __all__ = [
     "Newton",
     "Picard",
     "ad",
+    "bridge",
     "core",
     "custom_gradient",
     "custom_jvp",
@@ -64,3 +71,9 @@ __all__ = [
     "vhp",
     "vjp",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bridge":  # on demand: few programs need it
+        return importlib.import_module("liftax.bridge")
+    raise AttributeError(f"module 'liftax' has no attribute {name!r}")

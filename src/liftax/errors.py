@@ -225,6 +225,21 @@ class TransformedMethodReturnValueError(LiftaxError, TypeError):
     """A transformed method returned a module or a variable."""
 
 
+# --- modules of other libraries --------------------------------------------------------------------------------------
+
+
+class MissingLibraryError(LiftaxError, ImportError):
+    """A bridge needs a library that is not installed."""
+
+
+class ForeignModuleError(LiftaxError, TypeError):
+    """A bridge got something that is not a model of its library, or a model in a state that it can't be wrapped in."""
+
+
+class ForeignStateError(LiftaxError, ValueError):
+    """A wrapped model holds or changes something that variables can't hold."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'params'?"`, or the empty string when nothing known resembles `name`."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
