@@ -31,8 +31,9 @@ def to_flax(scope: Scope) -> Any:
         tree = scope.collection(col)
         if tree:
             variables[col] = copied(tree)  # plain dicts: Flax changes those of mutable collections in place
-    suffix = scope.rng_path[store.rng_base :]
-    keys = {stream: core.scope.LazyRng.create(key, *suffix) for stream, key in store.keys.items()}
+    given, base = scope.streams
+    suffix = scope.rng_path[base:]
+    keys = {stream: core.scope.LazyRng.create(key, *suffix) for stream, key in given.items()}
     flags = {"initializing": True} if is_initializing(scope) else {}
     mutable = flax_filter(scope.mutable)
     theirs = core.Scope(variables, keys, mutable=mutable, path=scope.path, flags=flags)

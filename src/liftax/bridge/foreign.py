@@ -100,7 +100,13 @@ def initial_key(scope: Scope) -> PRNGKey:
     """
     if not scope.has_rng("params"):
         scope.make_rng("params")  # raises
-    return rngs.fold(scope.rngs["params"], *scope.rng_path[scope.store.rng_base :])
+    return at_path(scope, "params")
+
+
+def at_path(scope: Scope, stream: str) -> PRNGKey:
+    """Return the key of an rng stream with the path of `scope` folded in, and no count."""
+    keys, base = scope.streams
+    return rngs.fold(keys[stream], *scope.rng_path[base:])
 
 
 def stream_key(scope: Scope, stream: str) -> PRNGKey | None:

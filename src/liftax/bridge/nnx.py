@@ -16,7 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from liftax import _compat, errors
-from liftax.bridge.foreign import Foreign, Held, check_shapes, flat, initial_key, is_initializing, values, write
+from liftax.bridge.foreign import (
+    Foreign,
+    Held,
+    at_path,
+    check_shapes,
+    flat,
+    initial_key,
+    is_initializing,
+    values,
+    write,
+)
 from liftax.bridge.libraries import full_name, library
 from liftax.core import rngs
 from liftax.core.partitioning import Partitioned
@@ -179,8 +189,7 @@ class _Model(Held):
             return self.parts.boxed
         nnx = library("flax.nnx")
         base = initial_key(scope)
-        path = scope.rng_path[scope.store.rng_base :]
-        others = {name: rngs.fold(key, *path) for name, key in scope.rngs.items() if name not in ("params", "default")}
+        others = {name: at_path(scope, name) for name in scope.rngs if name not in ("params", "default")}
         return _parts(nnx, self._made(nnx, nnx.Rngs(_typed(base), **{k: _typed(x) for k, x in others.items()}))).boxed
 
 

@@ -76,7 +76,7 @@ def _adapter() -> Any:
         def apply(self, method: Any, *args: Any, state: Any = None, key: Any = None, **kwargs: Any) -> Any:
             """Run a method of the module."""
             if state is None and args and isinstance(args[-1], eqx.nn.State):
-                *args, state = args
+                args, state = args[:-1], args[-1]
             rngs = {} if key is None else dict.fromkeys(self.streams, key)
             variables = {"params": self.params} if self.params else {}
             run = functools.partial(self.module.apply, rngs=rngs, method=method)

@@ -1,6 +1,6 @@
 """A module of liftax in functions that Haiku transforms.
 
-    to_haiku : Module -> hk.Module
+to_haiku : Module -> hk.Module
 """
 
 import functools

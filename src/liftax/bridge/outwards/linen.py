@@ -1,6 +1,6 @@
 """A module of liftax as a module of Flax Linen.
 
-    to_linen : Module -> linen.Module
+to_linen : Module -> linen.Module
 """
 
 import functools
