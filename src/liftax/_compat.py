@@ -7,6 +7,7 @@ to something that is slower or says less, but is right:
 | --- | --- |
 | `trace_state`, `unknown` | writes are not checked for leaking tracers; JAX reports these where they are used |
 | `transform_of`, `bound_axis_names`, `vjp_outputs` | error texts say less |
+| `loop_inside` | a key that all steps of a raw loop share is no warning |
 | `is_staged` | a tracer counts as differentiated: more is traced, the programs are the same |
 | `staging` | equal programs are not shared: tracing takes longer |
 | `traces`, `foreign`, `barred` | a rule that closes over a traced value is found by JAX, later |
@@ -262,6 +263,22 @@ def transform_of(tracer: Any) -> str:
     trace = tracer._trace
     staged = getattr(getattr(getattr(trace, "frame", None), "debug_info", None), "traced_for", None)
     return f"jax's {staged}" if staged else _TRANSFORMS.get(type(trace).__name__, "a JAX transform")
+
+
+_LOOPS = frozenset({"scan", "while_loop", "while_body", "while_cond", "fori_loop", "map"})
+
+
+def loop_inside(state: Any) -> bool:
+    """Tell whether the body of a loop is traced now, inside of the trace `state`. Uses `traced_for` of frames."""
+    if not hasattr(state, "_trace_ref"):
+        return False
+    around = _chain(state._trace_ref())
+    for trace in traces():
+        if trace in around:
+            return False
+        if getattr(getattr(getattr(trace, "frame", None), "debug_info", None), "traced_for", None) in _LOOPS:
+            return True
+    return False
 
 
 def traces() -> list[Any]:

@@ -47,6 +47,18 @@ class ArityError(LiftaxError, TypeError):
     """A function can't be called with the arguments that the transform hands to it."""
 
 
+class SelfCallError(LiftaxError, RecursionError):
+    """A method of a module transforms a function that calls the same method of the same module, without end."""
+
+
+class CapturedVariableWarning(UserWarning):
+    """A function closes over the value of a variable that it is differentiated in, which gives a derivative of zero."""
+
+
+class RepeatedKeyWarning(UserWarning):
+    """A key is drawn inside a raw loop of JAX, which has the same one in all steps."""
+
+
 class CustomRuleError(LiftaxError, ValueError):
     """The functions of a custom derivative rule do not fit each other."""
 

@@ -23,9 +23,25 @@ class Frame(NamedTuple):
     interceptors: tuple[Any, ...] = ()
 
 
+class Within(NamedTuple):
+    """A lifted transform that runs.
+
+    Args:
+        transform: its descriptor.
+        target: where its target is, as text.
+        leaf: the first module or scope of the target.
+        outer: the one around it.
+    """
+
+    transform: Any
+    target: str
+    leaf: Any
+    outer: "Within | None"
+
+
 class _Calls(threading.local):
     top = Frame()
-    within: tuple[Any, str] | None = None  # the innermost lifted transform that runs: its descriptor, its target
+    within: Within | None = None  # the innermost lifted transform that runs
     watch: Any = None  # the innermost trace in progress that may be kept: see `liftax.core.outside`
     guards: tuple["Guard", ...] = ()  # those that this thread holds
     named = True  # whether operations stand under the names of modules in profiles

@@ -30,7 +30,8 @@ from typing import Any, Protocol
 
 from liftax import errors
 from liftax.core import filters
-from liftax.core.calls import Frame, acquire, calls, guarded, release
+from liftax.core.calls import Frame, Within, acquire, calls, guarded, release
+from liftax.core.recursion import check_recursion
 from liftax.core.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
@@ -250,7 +251,10 @@ class Bound:
         packed = self.packed
         self._within = calls.within
         if self._given is None:
-            calls.within = packed.transform, ", ".join([root.path_text for root in packed.roots])
+            where = ", ".join([root.path_text for root in packed.roots])
+            if self._within is not None:
+                check_recursion(packed.leaves[0], self._within, packed.transform, where)
+            calls.within = Within(packed.transform, where, packed.leaves[0], self._within)
         scopes = packed.scopes(self._groups, self._keys) if self._given is None else self._given
         guards = [scope.store.guard for scope in scopes if scope.store.guard is not None]
         self._scopes = scopes

@@ -7,10 +7,13 @@ Transforms stand one inside the other, and each lets in what its filters name. T
 keeps a collection out: everything outside of it would let the variable be written.
 """
 
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from liftax import errors
+from liftax import _compat, errors
+from liftax.core.calls import Within
 from liftax.core.filters import in_filter, named
 from liftax.core.store import Store
 from liftax.explain.transform import Transform, lifted_names
@@ -38,7 +41,7 @@ def immutable(store: Store, col: str, name: str, where: str) -> errors.ModifySco
 
 
 def foreign(
-    store: Store, col: str, name: str, where: str, transform: str, within: tuple[Transform, str] | None
+    store: Store, col: str, name: str, where: str, transform: str, within: Within | None
 ) -> errors.JaxTransformError:
     """Return the error for a variable outside of a trace that is written with a tracer of it.
 
@@ -48,10 +51,10 @@ def foreign(
         name: its name.
         where: the path of its module.
         transform: the transform of JAX that the tracer belongs to.
-        within: the descriptor and the target of the innermost lifted transform that runs, if the variable is older.
+        within: the innermost lifted transform that runs, if the variable is older.
     """
     if within is not None:
-        lifted, target = within
+        lifted, target = within.transform, within.target
         return errors.JaxTransformError(
             f"{col}/{name} at {where} is written inside nn.{lifted}, whose target, {target}, does not include it: the "
             f"value is a tracer of {transform}, and would leak out. Make the module part of the target, (mdl, other) "
@@ -144,6 +147,27 @@ def no_stream(store: Store, name: str, where: str) -> errors.InvalidRngError:
             f"{along}, or split_rngs={{{name!r}: False}} for the same draws everywhere."
         )
     return errors.InvalidRngError(f"{needs}its filter rngs leaves it out. Name {name!r} in rngs, or pass rngs=True.")
+
+
+def warn_repeated(scope: Any, name: str) -> None:
+    """Warn, once a place in the user's program, if a key of the stream `name` is drawn inside of a raw loop of JAX."""
+    began = scope.store.trace
+    if _compat.trace_state() == began or not _compat.loop_inside(began):
+        return
+    warnings.warn(
+        f"{scope.path_text} draws a key of the rng stream {name!r} in a loop of JAX, whose body is traced once: all "
+        f"steps get the same key, and dropout the same mask. Use nn.scan(…, split_rngs={{{name!r}: True}}), or "
+        "nn.while_loop with split_rngs, for a key in each step; for the same one in all, draw it before the loop.",
+        errors.RepeatedKeyWarning, stacklevel=_outside_of_liftax(),
+    )  # fmt: skip
+
+
+def _outside_of_liftax() -> int:
+    """Return which frame, counted from `warn_repeated`, is the first that is not of this package or of JAX."""
+    packages, frame, level = (__name__.partition(".")[0] + ".", "jax."), sys._getframe(1), 1
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(packages):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def no_initializer(col: str, name: str, where: str, got: Any) -> TypeError:

@@ -254,8 +254,7 @@ class Scope:
 
     def has_rng(self, name: str) -> bool:
         """Tell whether the rng stream `name` was given."""
-        if calls.watch is not self.store.watch:
-            outside.note(self.store, kept=False)
+        outside.note(self.store, kept=False)
         return name in self.store.keys
 
     def make_rng(self, name: str = "params") -> PRNGKey:
@@ -265,6 +264,7 @@ class Scope:
             InvalidRngError: neither stream was given.
         """
         key, suffix = self._draw(name)
+        refusals.warn_repeated(self, name)
         return streams.fold(key, *suffix)
 
     def _draw(self, name: str) -> tuple[PRNGKey, tuple[str | int, ...]]:

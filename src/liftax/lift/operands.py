@@ -26,6 +26,7 @@ from liftax.core.run import Run
 from liftax.core.view import View
 from liftax.explain.functions import arity_explained, demand_pair
 from liftax.explain.transform import Transform
+from liftax.lift.captured import warn_captured
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.complete import Completion, complete, filled, no_collection
 from liftax.lift.nested import nested
@@ -168,6 +169,7 @@ class Operands:
         """
         packed = self.packed
         transform = packed.transform
+        warn_captured(fn, packed, transform.name)
 
         def pure(wrt: Any, *diff: Any) -> tuple[Any, tuple[Any, Run]]:
             args = list(self.primals)
