@@ -1,9 +1,8 @@
-"""Ceilings of what liftax costs in calls of Python, which no machine, load or clock changes.
+"""What liftax costs in calls of Python, which no machine, load or clock changes, as ratios to the version by hand.
 
-Two things are counted for each further block of a network. First the calls of liftax's own functions, and of those that
-Python made for its dataclasses and named tuples. JAX has no part in them, so that one ceiling, a little above what is
-needed, holds for all its versions. Then all calls, JAX's among them, over those of the version by hand: below 1, liftax
-takes fewer than the arithmetic written out.
+All calls are counted for each further block of a network, JAX's among them, and divided by those of the same arithmetic
+written out on a dict of arrays: below 1, liftax takes fewer. The bounds leave a quarter of slack: sharing code is worth
+a call, and a factor, such as Linen's, is not.
 """
 
 import importlib
@@ -11,41 +10,41 @@ import sys
 import types
 from pathlib import Path
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import pytest
 
-import liftax
 from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 MODULES = ("measure", "models_hand", "models_linen", "networks_hand", "networks_linen")
-SOURCE = str(Path(liftax.__file__).parent)
 
-TINY = 22
-"""Calls of liftax for a module with one parameter, made, called and forgotten."""
+SLACK = 1.25
+TINY = 0.3
+"""Calls for a module with one parameter, made, called and forgotten, over those of Linen, at most."""
 BLOCKS = {
-    "mlp": (166, 0.55),
-    "grad of mlp": (166, 0.64),
-    "vjp": (238, 0.66),
-    "jvp": (420, 0.63),
-    "grad": (246, 0.63),
-    "value_and_grad": (246, 0.64),
-    "grad of custom_vjp": (700, 0.8),
-    "jit": (44, 1.13),
-    "vmap": (275, 0.5),
-    "scan": (362, 0.69),
-    "grad of scan": (420, 0.3),
-    "vmap_jit_grad": (154, 1.31),
+    "mlp": 0.5,
+    "grad of mlp": 0.58,
+    "vjp": 0.6,
+    "jvp": 0.58,
+    "grad": 0.58,
+    "value_and_grad": 0.58,
+    "grad of custom_vjp": 0.77,
+    "jit": 1.2,
+    "vmap": 0.48,
+    "scan": 0.68,
+    "grad of scan": 0.28,
+    "vmap_jit_grad": 1.4,
     # By hand one function is under jax.checkpoint, which JAX traces once for all blocks. Here each block is traced, to
     # be compared with those before it; what JAX derives from the trace it derives once.
-    "remat": (312, 5.6),
-    "grad of remat": (312, 1.05),
-    "scan_remat_vjp": (735, 10.0),
-    "grad of scan_remat_vjp": (735, 0.7),
-    "init": (245, 1.05),
+    "remat": 5.6,
+    "grad of remat": 1.02,
+    "scan_remat_vjp": 9.8,
+    "grad of scan_remat_vjp": 0.67,
+    "init": 0.94,
 }
-"""For each further block, three layers in a module, by what is around it: own calls, and all over those by hand."""
+"""For each further block, three layers in a module, by what is around it: calls over those by hand."""
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +58,20 @@ def benchmarks():
 
 
 def counted(run):
-    """Return how many calls of liftax's functions `run()` makes, and how many of all."""
-    own = total = 0
+    """Return how many calls `run()` makes."""
+    total = 0
 
     def hook(frame, event, arg):
-        nonlocal own, total
+        nonlocal total
         if event == "call":
             total += 1
-            file = frame.f_code.co_filename
-            own += file.startswith(SOURCE) or (file == "<string>" and "liftax" in frame.f_globals.get("__name__", ""))
 
     sys.setprofile(hook)
     try:
         run()
     finally:
         sys.setprofile(None)
-    return own, total
+    return total
 
 
 def per_block(benchmarks, implementation, kind, derive=False):
@@ -93,31 +90,32 @@ def per_block(benchmarks, implementation, kind, derive=False):
 
     of(2)  # what is traced once for all is traced here
     few, many = of(2), of(6)
-    return (many[0] - few[0]) / 4, (many[1] - few[1]) / 4
+    return (many - few) / 4
 
 
 def test_calls_of_a_tiny_module(benchmarks):
-    liftax_ = benchmarks.models_linen.implementation("liftax", nn)
+    linen, ours = (
+        benchmarks.models_linen.implementation(name, nn) for name, nn in (("flax", flax.linen), ("liftax", nn))
+    )
     x = jnp.ones(3)
 
-    def of(depth):
-        variables = liftax_.variables(benchmarks.models_hand.tiny_parameters(depth))
-        run = liftax_.program("tiny", depth)
+    def of(implementation, depth):
+        variables = implementation.variables(benchmarks.models_hand.tiny_parameters(depth))
+        run = implementation.program("tiny", depth)
         run(variables, x)
-        return counted(lambda: run(variables, x))[0]
+        return counted(lambda: run(variables, x))
 
-    assert (of(8) - of(4)) / 4 <= TINY
+    ours, theirs = (of(i, 8) - of(i, 4) for i in (ours, linen))
+    assert ours <= TINY * theirs
 
 
 @pytest.mark.parametrize("what", BLOCKS)
 def test_calls_of_a_transformed_block(benchmarks, what):
     kind, derive = what.removeprefix("grad of "), what.startswith("grad of ")
-    own, total = per_block(benchmarks, benchmarks.models_linen.implementation("liftax", nn), kind, derive)
+    ours = per_block(benchmarks, benchmarks.models_linen.implementation("liftax", nn), kind, derive)
     hand = benchmarks.models_hand
-    _, by_hand = per_block(benchmarks, hand.implementation(hand.NAME, hand.block), kind, derive)
-    ceiling, over_hand = BLOCKS[what]
-    assert own <= ceiling
-    assert total <= over_hand * by_hand
+    by_hand = per_block(benchmarks, hand.implementation(hand.NAME, hand.block), kind, derive)
+    assert ours <= SLACK * BLOCKS[what] * by_hand
 
 
 @pytest.mark.parametrize("what", ["mlp", "grad of mlp", "vjp"])
@@ -167,8 +165,8 @@ def test_compiled_lstm_is_no_larger_than_by_hand(benchmarks, lstm, derive):
     assert own.memory <= by_hand.memory
 
 
-LSTM = {("lstm", False): (960, 0.7), ("lstm", True): (960, 0.35), ("init_lstm", False): (1400, 0.75)}
-"""Of two layers, by what is traced: own calls, and all over those by hand."""
+LSTM = {("lstm", False): 0.7, ("lstm", True): 0.35, ("init_lstm", False): 0.75}
+"""Of two layers, by what is traced: calls over those by hand."""
 
 
 @pytest.mark.parametrize(("kind", "derive"), LSTM)
@@ -177,21 +175,18 @@ def test_calls_of_a_traced_lstm(lstm, kind, derive):
         return [counted(lambda run=run, args=args: jax.make_jaxpr(run)(*args)) for run, args in lstm(kind, derive)]
 
     counts()  # what is traced once for all is traced here
-    (own, total), (_, by_hand) = counts()
-    ceiling, over_hand = LSTM[kind, derive]
-    assert own <= ceiling
-    assert total <= over_hand * by_hand
+    ours, by_hand = counts()
+    assert ours <= SLACK * LSTM[kind, derive] * by_hand
 
 
-EAGER_INIT = (1480, 1.75)
-"""Of the LSTM without `jit`, when equal layers were compiled: own calls, and all over those by hand."""
+EAGER_INIT = 1.75
+"""Of the LSTM without `jit`, when equal layers were compiled: calls over those by hand."""
 
 
 def test_eager_init_of_an_lstm_compiles_nothing_anew(lstm, caplog):
     for run, arguments in lstm("init_lstm"):
         run(*arguments)
     with jax.log_compiles():
-        (own, total), (_, by_hand) = [counted(lambda run=run, args=args: run(*args)) for run, args in lstm("init_lstm")]
+        ours, by_hand = [counted(lambda run=run, args=args: run(*args)) for run, args in lstm("init_lstm")]
     assert caplog.records == []
-    assert own <= EAGER_INIT[0]
-    assert total <= EAGER_INIT[1] * by_hand
+    assert ours <= SLACK * EAGER_INIT * by_hand
