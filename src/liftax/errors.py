@@ -142,7 +142,7 @@ class ScopeVariableNotFoundError(LiftaxError, KeyError):
     """A variable does not exist and can't be created."""
 
 
-class ScopeCollectionNotFound(LiftaxError, KeyError):
+class ScopeCollectionNotFound(LiftaxError, KeyError, ValueError):
     """A collection that a variable is read from is missing or empty."""
 
 
@@ -181,7 +181,7 @@ class NameInUseError(LiftaxError, ValueError):
     """Two variables or submodules of one module ask for the same name."""
 
 
-class AssignSubModuleError(LiftaxError, RuntimeError):
+class AssignSubModuleError(LiftaxError, ValueError, RuntimeError):
     """A submodule was made outside `setup` and outside a `@compact` method."""
 
 
@@ -201,7 +201,7 @@ class ReservedModuleAttributeError(LiftaxError, TypeError):
     """A subclass annotates `parent` or `name` in its own way."""
 
 
-class ApplyModuleInvalidMethodError(LiftaxError, TypeError):
+class ApplyModuleInvalidMethodError(LiftaxError, TypeError, AttributeError):
     """`method` is neither a function nor the name of a method."""
 
 

@@ -38,6 +38,7 @@ ADDED = {
     "jvp": {"has_aux", "wrt"},
     "grad": {"vjp_variables", "argnums", "holomorphic", "allow_int", "wrt"},
     "value_and_grad": {"vjp_variables", "argnums", "holomorphic", "allow_int", "wrt"},
+    "remat_scan": {"metadata_params"},
 }
 OPTIONAL = {("jvp", "variable_tangents")}  # what Linen demands, and may be left out here
 

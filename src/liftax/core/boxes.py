@@ -6,13 +6,15 @@ Modules read the plain value: `param` unboxes. A box answers to four methods, wh
 """
 
 import abc
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
+A = TypeVar("A")
 
-class AxisMetadata(metaclass=abc.ABCMeta):
+
+class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
     """Base of boxes. Register the subclass as a pytree node (`flax.struct`, `jax.tree_util.register_dataclass`, …).
 
     Example:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from liftax.core.boxes import A
 from liftax.core.partitioning import Names, Partitioned, constrain
 
 Rules = Sequence[tuple[str, Any]]
@@ -191,7 +192,7 @@ def with_logical_constraint(
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["names", "mesh", "rules"])
 @dataclasses.dataclass(frozen=True)
-class LogicallyPartitioned(Partitioned):
+class LogicallyPartitioned(Partitioned[A]):
     """A value, and the logical axis of each of its dimensions. See `Partitioned`.
 
     Args:

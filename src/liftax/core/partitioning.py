@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from liftax import errors
-from liftax.core.boxes import AxisMetadata, is_box
+from liftax.core.boxes import A, AxisMetadata, is_box
 
 B = TypeVar("B", bound="Partitioned")
 
@@ -25,7 +25,7 @@ Names = tuple[Any, ...]
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["names", "mesh"])
 @dataclasses.dataclass(frozen=True)
-class Partitioned(AxisMetadata):
+class Partitioned(AxisMetadata[A]):
     """A value, and the mesh axis that each of its dimensions is laid out over.
 
     Most often made by `with_partitioning`. Reading the variable inside a mesh constrains its layout.

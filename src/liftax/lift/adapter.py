@@ -10,6 +10,8 @@ arguments taken out of them. Nothing here knows modules but by what they can do 
 
 import dataclasses
 import functools
+import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -113,7 +115,7 @@ class Call:
             return self._called(inner.target, args, kwargs, fn), inner.names()
 
     def _called(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], fn: Callable[..., Any]) -> Any:
-        fn = as_method(fn, self.mdl)
+        fn = as_method(as_function(fn, self.mdl), self.mdl)
         if self.taken:
             target, args, kwargs = self._put_back(target, args, kwargs)
         with arity_explained(fn, (target, *args), kwargs, self.packed.transform):
@@ -137,6 +139,40 @@ class Call:
         """Give `pure` the name of the function, which JAX shows in jaxprs and profiles."""
         pure.__name__ = getattr(self.fn, "__name__", str(self.packed.transform))
         return pure
+
+
+def as_function(fn: Callable[..., Any], mdl: Any) -> Callable[..., Any]:
+    """Return `fn` as a function of its target: a bound method of `mdl` itself is called without it.
+
+    While a transform runs, `mdl` is rebound, so its bound methods see what the function would see by its argument.
+    """
+    method = fn
+    while isinstance(method, functools.partial):
+        method = method.func
+    if not isinstance(method, types.MethodType) or method.__self__ is not mdl:
+        return fn
+
+    @functools.wraps(fn if method is fn else method)
+    def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        if _fits(fn, args, kwargs) or not _fits(fn, (mdl, *args), kwargs):
+            return fn(*args, **kwargs)
+        return fn(mdl, *args, **kwargs)
+
+    called.is_wrapped = True  # type: ignore[attr-defined]
+    return called
+
+
+def _fits(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(fn).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def is_unbound(mdl: Any) -> bool:
+    """Tell whether `mdl` is a module that holds no variables, whose methods can run without any."""
+    return is_target(mdl) and mdl.scope is None
 
 
 def as_method(fn: Callable[..., Any], mdl: Any) -> Callable[..., Any]:

@@ -8,15 +8,16 @@ given to JAX as one (`liftax.lift.programs`), so that it works out once what the
 Source: `jax.checkpoint`; `flax.linen.checkpoint` for the signature.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from liftax import errors
 from liftax.explain.transform import Transform, described
-from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
+from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, is_unbound
 from liftax.lift.programs import worked_out_once
+from liftax.lift.static import check_not_the_module, explained, static_arguments
 from liftax.typing import Filter
 
 CHECKPOINT = Transform("checkpoint", "(fn, …)(module, *args)")
@@ -43,7 +44,8 @@ def checkpoint(
         rngs: The rng streams that are available inside.
         concrete: Deprecated: True raises NotImplementedError. Use `static_argnums`.
         prevent_cse: Keep the compiler from undoing it; False saves time inside `scan`, where it can't.
-        static_argnums: Positions of arguments that stay Python values, counted with the module as 0.
+        static_argnums: Positions of arguments that stay Python values, counted with the module as 0. Each is static
+            by keyword, too.
         policy: Which intermediate values are kept: see `jax.checkpoint_policies`.
         methods: For a class, the names of the methods to transform, or a mapping from name to options; by default
             `__call__`.
@@ -76,19 +78,27 @@ def checkpoint(
         )  # fmt: skip
     if concrete:
         raise NotImplementedError("checkpoint: concrete=True is gone from JAX. Name Python values in static_argnums.")
-    static = shifted(static_argnums, CHECKPOINT)
+    static = static_arguments(target, static_argnums)
+    check_not_the_module(static, CHECKPOINT)
     options: dict[str, Any] = {"prevent_cse": prevent_cse, "policy": policy}
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        held = {name: kwargs.pop(name) for name in static.names if name in kwargs}
+        positions = tuple(i - 1 if i > 0 else i + len(args) for i in static.positions if -len(args) <= i <= len(args))
+        if is_unbound(mdl):
+            fn = functools.partial(as_method(target, mdl), mdl, **held)
+            return jax.checkpoint(fn, static_argnums=positions, **options)(*args, **kwargs)
         call = Call.of(CHECKPOINT, target, mdl, args, kwargs, (variables,), rngs)
         packed = call.packed
 
         def pure(groups: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
-            return call.run(groups, keys, args, kwargs)
+            return call.run(groups, keys, args, {**kwargs, **held})
 
-        out, run = _rematerialized(
-            call.named(pure), static, options, (packed.groups, packed.keys, *call.args), call.kwargs
-        )
+        with explained(static, target, "remat"):
+            out, run = _rematerialized(
+                call.named(pure), tuple(i + 2 for i in positions), options, (packed.groups, packed.keys, *call.args),
+                call.kwargs,
+            )  # fmt: skip
         packed.commit(run)
         return out
 
@@ -98,20 +108,12 @@ def checkpoint(
 remat = checkpoint
 
 
-def shifted(argnums: int | Sequence[int], transform: Transform, by: int = 1) -> tuple[int, ...]:
-    """Return positions counted with the module as 0 as positions after `by` more arguments."""
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if 0 in positions:
-        raise errors.ArityError(f"{transform}: position 0 is the module, which can't be marked. Count from 1.")
-    return tuple(i + by if i > 0 else i for i in positions)
-
-
 def _rematerialized(
     pure: Callable[..., Any], static: tuple[int, ...], options: Mapping[str, Any], args: Any, kwargs: Any
 ) -> Any:
     """Return what `jax.checkpoint` of `pure` does, which is equal for equal programs, and so worked out once."""
-    positions = {i + len(args) if i < 0 else i for i in static}
-    if not isinstance(options["prevent_cse"], bool) or not positions <= set(range(len(args))):
+    positions = set(static)
+    if not isinstance(options["prevent_cse"], bool):
         return jax.checkpoint(pure, static_argnums=static, **options)(*args, **kwargs)
 
     def free(given: Any, kwargs: Any) -> Any:

@@ -21,6 +21,7 @@ from liftax.core import filters
 from liftax.explain.functions import demand_pair
 from liftax.explain.transform import described
 from liftax.explain.values import describe
+from liftax.lift.adapter import as_function
 from liftax.lift.complete import zero
 from liftax.lift.custom_vjp import with_rule
 from liftax.lift.operands import collections
@@ -85,8 +86,8 @@ def custom_gradient(
 
     def pair(mdl: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         out, vjp_fn = demand_pair(
-            fn(mdl, *args, **kwargs), CUSTOM_GRADIENT, pair="(output, vjp_fn)", why="a rule of its own",
-            remedy="use custom_vjp",
+            as_function(fn, mdl)(mdl, *args, **kwargs), CUSTOM_GRADIENT, pair="(output, vjp_fn)",
+            why="a rule of its own", remedy="use custom_vjp",
         )  # fmt: skip
         if not callable(vjp_fn):
             raise errors.CustomRuleError(

@@ -23,9 +23,9 @@ from liftax.core.filters import in_filter
 from liftax.core.outside import Seen, Watch
 from liftax.core.scope import Scope
 from liftax.explain.transform import Transform, described
-from liftax.lift.adapter import Call, Target, class_form, function_form, is_class
-from liftax.lift.checkpoint import shifted
+from liftax.lift.adapter import Call, Target, as_method, class_form, function_form, is_class, is_unbound
 from liftax.lift.recognition import fingerprint, looked_at, static
+from liftax.lift.static import explained, static_arguments
 from liftax.typing import Filter
 
 JIT = Transform("jit", "(fn, …)(module, *args)")
@@ -57,7 +57,8 @@ def jit(
         variables: The collections that are available inside.
         rngs: The rng streams that are available inside.
         static_argnums: Positions of arguments that stay Python values, counted with the module as 0.
-        static_argnames: Names of keyword arguments that stay Python values.
+        static_argnames: Names of arguments that stay Python values. Where the signature has both, an argument that is
+            marked by its position is static by keyword too, and the reverse.
         donate_argnums: Positions of arguments whose memory may be used again.
         device: See `jax.jit`.
         backend: See `jax.jit`.
@@ -130,8 +131,9 @@ def _compiled(
     backend: str | None,
 ) -> Any:
     where = {k: v for k, v in {"device": device, "backend": backend}.items() if v is not None}
-    static_positions = (0, *shifted(_arguments(static_argnums), JIT, by=3))
-    donated = shifted(_arguments(donate_argnums), JIT, by=3)
+    marked = static_arguments(target, _arguments(static_argnums), static_argnames)
+    static_positions = (0, *_shifted(marked.positions))
+    donated = _shifted(_arguments(donate_argnums))
 
     def compiled() -> Any:
         def traced(static: "_Static", groups: Any, keys: Any, around: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +144,7 @@ def _compiled(
 
         traced.__name__ = getattr(target, "__name__", "jit")
         return jax.jit(
-            traced, static_argnums=static_positions, static_argnames=static_argnames, donate_argnums=donated, **where
+            traced, static_argnums=static_positions, static_argnames=marked.names, donate_argnums=donated, **where
         )
 
     kept = compiled()
@@ -150,6 +152,8 @@ def _compiled(
 
     def called(mdl: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal kept
+        if is_unbound(mdl):  # nothing to compile for: the values are the same
+            return as_method(target, mdl)(mdl, *args, **kwargs)
         call = _forked(JIT, target, mdl, args, kwargs, variables, rngs).with_(compiled=True)
         packed = call.packed
         own = fingerprint(call)
@@ -161,7 +165,8 @@ def _compiled(
         around = seen.values(packed.roots)
         try:
             run = compiled() if once else kept
-            out, done = run(static, packed.groups, packed.keys, around, *call.args, **call.kwargs)
+            with explained(marked, target, "jit"):
+                out, done = run(static, packed.groups, packed.keys, around, *call.args, **call.kwargs)
         finally:
             static.call = None  # JAX keeps the static argument; it must not keep the variables
             found, static.watch = static.watch.seen, None
@@ -240,6 +245,11 @@ def _forked(
         for root, keys in zip(packed.roots, packed.keys, strict=True)
     )
     return call.with_(keys=keys, rng_bases=tuple(len(root.rng_path) for root in packed.roots))
+
+
+def _shifted(positions: Iterable[int]) -> tuple[int, ...]:
+    """Return positions counted with the module as 0 as positions after the target, variables, keys, and the outside."""
+    return tuple(i + 3 if i > 0 else i for i in positions)
 
 
 def _arguments(argnums: int | Iterable[int]) -> tuple[int, ...]:

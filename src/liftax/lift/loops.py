@@ -133,6 +133,7 @@ def remat_scan(
     variable_carry: Filter = False,
     variable_axes: Mapping[Filter, Any] = {True: 0},
     split_rngs: Mapping[Filter, bool] = {True: True},
+    metadata_params: Mapping[Any, Any] = {},
 ) -> Target:
     """Repeat a layer many times, with memory for few: nested loops, each of which is computed again backward.
 
@@ -144,6 +145,7 @@ def remat_scan(
         variable_carry: See `scan`.
         variable_axes: See `scan`. A variable gets one axis for each loop.
         split_rngs: See `scan`.
+        metadata_params: See `scan`; handed on by each of the loops.
 
     Returns:
         A subclass with the same fields, whose instances are named `Remat_scan…`; or a function called as
@@ -162,7 +164,7 @@ def remat_scan(
     """
     options: dict[str, Any] = {
         "variable_broadcast": variable_broadcast, "variable_carry": variable_carry, "variable_axes": variable_axes,
-        "split_rngs": split_rngs,
+        "split_rngs": split_rngs, "metadata_params": metadata_params,
     }  # fmt: skip
     if is_class(target):
         return class_form(remat_scan, target, None, lengths=lengths, policy=policy, **options)

@@ -26,6 +26,7 @@ from liftax.core.run import Run
 from liftax.core.view import View
 from liftax.explain.functions import arity_explained, demand_pair
 from liftax.explain.transform import Transform
+from liftax.lift.adapter import as_function
 from liftax.lift.captured import warn_captured
 from liftax.lift.checks import check_filters, check_output, check_primals, check_streams
 from liftax.lift.complete import Completion, complete, filled, no_collection
@@ -179,7 +180,7 @@ class Operands:
                 packed.bind((wrt, packed.groups[1]), packed.keys) as inner,
                 arity_explained(fn, (inner.target, *args), {}, transform),
             ):
-                out = fn(inner.target, *args)
+                out = as_function(fn, inner.target)(inner.target, *args)
                 out, aux = demand_pair(out, transform) if has_aux else (out, None)
                 check_output(out, packed, fn, values=self.dtypes is None)
                 check(out)

@@ -25,6 +25,7 @@ from liftax.explain.functions import arity_explained
 from liftax.explain.transform import Transform
 from liftax.explain.trees import tree_mismatch
 from liftax.explain.values import describe, type_of
+from liftax.lift.adapter import as_function
 from liftax.lift.arrays import ARRAYS, split
 from liftax.lift.checks import check_filters, check_output, check_primals
 from liftax.lift.operands import may_create
@@ -171,7 +172,7 @@ class RuleCall:
             self.confined(),
             arity_explained(function, (inner.target, *args), kwargs, self.transform),
         ):
-            out = function(inner.target, *args, **kwargs)
+            out = as_function(function, inner.target)(inner.target, *args, **kwargs)
             run = inner.collect()
             self.refuse_foreign((out, run))
         return out, run

@@ -18,6 +18,7 @@ from liftax.core.targets import is_target
 from liftax.explain.functions import arity_explained
 from liftax.explain.transform import Transform, described
 from liftax.explain.values import describe
+from liftax.lift.adapter import as_function
 from liftax.lift.operands import Operands
 from liftax.typing import Filter
 
@@ -77,7 +78,7 @@ def stop_gradient(
 
     def called(mdl: Any) -> Any:
         with arity_explained(fn, (mdl, *args), kwargs, STOP_GRADIENT):
-            return fn(mdl, *args, **kwargs)
+            return as_function(fn, mdl)(mdl, *args, **kwargs)
 
     out, (_, run) = operands.pure(called)(jax.lax.stop_gradient(operands.packed.groups[0]))
     operands.commit(run)

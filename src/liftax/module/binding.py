@@ -229,6 +229,16 @@ class Binding:
         where = place(self) if self.scope is None else f"{type(self).__name__} at {self.scope.path_text}"
         raise AttributeError(f"{where[0].upper()}{where[1:]} has no attribute {name!r}.{hint}")
 
+    def __dir__(self) -> list[str]:
+        state: Any = self.__dict__.get("_state")
+        if self.scope is not None and not self.scope.store.dead and not (state.setup_done or state.in_setup):
+            reserved = dict(self.scope.reservations)
+            try:
+                self._set_up()
+            except Exception:  # the first use of the module raises it again, where it says more
+                state.setup_done, self.scope.reservations = False, reserved
+        return sorted({*object.__dir__(self)})
+
     def clone(
         self: M, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any
     ) -> M:

@@ -46,6 +46,9 @@ def make_dataclass(cls: Any, kw_only: bool) -> None:
     cls.name = dataclasses.field(default=None, kw_only=True)
     own_hash = "__hash__" in cls.__dict__
     dataclasses.dataclass(repr=False, unsafe_hash=not own_hash, kw_only=kw_only)(cls)
+    fields = cls.__dataclass_fields__
+    for name in ("parent", "name"):  # after the fields of a subclass, as in Linen
+        fields[name] = fields.pop(name)
     del cls.parent, cls.name  # leave the descriptors of the base class in charge
     if not own_hash:
         cls.__hash__ = _unbound_only(cls.__hash__)
