@@ -145,6 +145,8 @@ def test_features_that_need_private_names_say_so(nothing_private):
     with pytest.raises(errors.JaxVersionError):
         _compat.linear_in_first("p", run=lambda x, y: x, primal=None, transpose=lambda ct, y: ct, batch=lambda *a: a)
     with pytest.raises(errors.JaxVersionError):
+        _compat.opaque_call("p", run=lambda called: called, batch=lambda called, dims: called)
+    with pytest.raises(errors.JaxVersionError):
         _compat.maximum_dtype(jnp.float32)
 
 

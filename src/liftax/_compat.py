@@ -14,6 +14,7 @@ to something that is slower or says less, but is right:
 | `known_zero` | only the running program finds a cotangent that a rule drops |
 | `run_equation` | one equation at a time is run as a jaxpr |
 | `linear_in_first` | `reduce_axes`, and state in `custom_jvp` without `state_tangents`, raise `JaxVersionError` |
+| `opaque_call` | calling a function of `custom_laplacian` raises `JaxVersionError` |
 | `refused` | a dropped tangent of state raises where it is made, also if nobody uses it |
 | `maximum_dtype`, `einsum` | `nn.fp8_ops.fm32`, and `dot_general` for `Einsum`, raise `JaxVersionError` |
 
@@ -141,6 +142,43 @@ def linear_in_first(
     _private("jax.interpreters.ad", "primitive_transposes")[prim] = transposed
     _private("jax.interpreters.batching", "fancy_primitive_batchers")[prim] = batched
     lowering = _private("jax.interpreters.mlir", "lower_fun")(lower or run, multiple_results=False)
+    _private("jax.interpreters.mlir", "register_lowering")(prim, lowering)
+    return prim
+
+
+def opaque_call(
+    name: str,
+    run: Callable[[Any], Callable[..., Sequence[Any]]],
+    batch: Callable[[Any, Sequence[int | None]], Any],
+) -> Any:
+    """Make a primitive `p(*arrays, called) -> arrays` that stays one equation until it is compiled or differentiated.
+
+    Uses `jax.interpreters.{ad, batching, mlir}`. The parameter `called` of a call stands for `run(called)`, a
+    function of arrays; `batch(called, batch dimensions)` is the one under `vmap`, with a leading axis in every result.
+    """
+    prim = _private("jax._src.core", "Primitive")(name)
+    prim.multiple_results = True
+    array_type = _private("jax._src.core", "ShapedArray")
+    instantiated = _private("jax.interpreters.ad", "instantiate_zeros")
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], *, called: Any) -> tuple[Any, Any]:
+        made = tuple(instantiated(t) for t in tangents)
+        return jax.jvp(lambda *args: list(run(called)(*args)), tuple(primals), made)
+
+    def batched(vals: Sequence[Any], dims: Sequence[Any], *, called: Any) -> tuple[Any, Any]:
+        out = prim.bind(*vals, called=batch(called, list(dims)))
+        return out, [0] * len(out)
+
+    def types(*avals: Any, called: Any) -> Sequence[Any]:
+        args = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+        return [array_type(o.shape, o.dtype) for o in jax.eval_shape(run(called), *args)]
+
+    prim.def_impl(lambda *args, called: list(run(called)(*args)))
+    prim.def_abstract_eval(types)
+    _private("jax.interpreters.ad", "primitive_jvps")[prim] = jvp
+    _private("jax.interpreters.batching", "primitive_batchers")[prim] = batched
+    lower = _private("jax.interpreters.mlir", "lower_fun")
+    lowering = lower(lambda *args, called: run(called)(*args), multiple_results=True)
     _private("jax.interpreters.mlir", "register_lowering")(prim, lowering)
     return prim
 

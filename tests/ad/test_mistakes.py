@@ -56,7 +56,7 @@ def test_aux_need_not_be_arrays(name):
     assert (out[0][1] if name == "value_and_grad" else out[-1]) == ("note", 3, (2,))
 
 
-@pytest.mark.parametrize("name", ["jvp", "laplacian", "divergence"])
+@pytest.mark.parametrize("name", ["jvp", "divergence"])
 def test_notes_what_serves_where_forward_mode_is_missing(name):
     with pytest.raises(TypeError, match="custom_vjp") as error:
         CALLS[name](backwards_alone, X)

@@ -32,6 +32,7 @@ from liftax.ad.implicit import SolveInfo as SolveInfo
 from liftax.ad.implicit import fixed_point as fixed_point
 from liftax.ad.implicit import root as root
 from liftax.ad.jvp import jvp as jvp
+from liftax.ad.laplacian import custom_laplacian as custom_laplacian
 from liftax.ad.laplacian import divergence as divergence
 from liftax.ad.laplacian import laplacian as laplacian
 from liftax.ad.vjp import VjpFn as VjpFn
@@ -47,6 +48,7 @@ __all__ = [
     "VjpFn",
     "custom_gradient",
     "custom_jvp",
+    "custom_laplacian",
     "custom_vjp",
     "divergence",
     "fixed_point",

@@ -71,7 +71,7 @@ def add_note(error: TypeError | ValueError) -> None:
     text = str(error)
     if lacks_forward_mode(error):
         note = (
-            "liftax: jvp, linearize, jacfwd, hvp, hessian, laplacian and divergence differentiate forwards, for which "
+            "liftax: jvp, linearize, jacfwd, hvp, hessian and divergence differentiate forwards, for which "
             "a rule of custom_vjp says nothing. Give the function its rule with custom_jvp, which serves both modes; "
             "for a product with a Hessian use vhp instead of hvp."
         )

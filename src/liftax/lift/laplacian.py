@@ -8,8 +8,9 @@ One call to `ad.laplacian` or `ad.divergence`.
 Source: see `liftax.ad.laplacian`.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -31,13 +32,15 @@ def laplacian(
     *primals: Any,
     has_aux: bool = False,
     samples: int | None = None,
+    sparsity: bool | Literal["auto"] = "auto",
     stream: str = "hutchinson",
     variables: Filter = True,
     rngs: Filter = True,
 ) -> tuple[Any, ...]:
     """Compute a function of a module and its Laplacian in its first argument, in one forward pass.
 
-    Outside of a module use `lx.laplacian`.
+    All numbers of the first argument are variables of one function, those along a leading axis included: for a batch of
+    points map over `apply` with `jax.vmap`. Outside of a module use `lx.laplacian`.
 
     Args:
         fn: Called as `fn(mdl, *primals)`; its output is a tree of floating-point arrays.
@@ -45,7 +48,9 @@ def laplacian(
         *primals: The arguments. The Laplacian is taken in all numbers of the first one, a tree of real arrays.
         has_aux: `fn` returns a pair `(output, aux)`.
         samples: Estimate from so many random directions (Rademacher vectors) instead of all unit vectors.
-        stream: The rng stream that they are drawn from.
+        sparsity: Whether a number keeps only the derivatives with respect to the arguments that it depends on: "auto"
+            does so while they are few, True as long as they are not all, False never. The result is the same.
+        stream: The rng stream that random directions are drawn from.
         variables: The collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
 
@@ -56,7 +61,7 @@ def laplacian(
     Raises:
         NonDifferentiablePrimalError: The first argument is not floating-point.
         InvalidRngError: `samples` is given, and the stream is not, in `init` as in `apply`.
-        ArityError: `samples` is no positive integer.
+        ArityError: `samples` is not a positive integer, or `sparsity` is not one of its values.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, AuxError: see `vjp`.
 
     Example:
@@ -74,7 +79,8 @@ def laplacian(
         >>> print(KineticEnergy().apply({'params': {'Wave_0': {'width': 0.5}}}, jnp.zeros(3)))
         1.5
     """
-    return _trace(LAPLACIAN, ad.laplacian, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
+    transform = functools.partial(ad.laplacian, sparsity=sparsity)
+    return _trace(LAPLACIAN, transform, fn, mdl, primals, has_aux, samples, stream, variables, rngs)
 
 
 @described(DIVERGENCE)
@@ -90,7 +96,7 @@ def divergence(
 ) -> tuple[Any, ...]:
     """Compute a vector field of a module and its divergence: the trace of its Jacobian in the first argument.
 
-    Arguments and errors are those of `laplacian`. Outside of a module use `lx.divergence`.
+    Arguments and errors are those of `laplacian`, apart from `sparsity`. Outside of a module use `lx.divergence`.
 
     Returns:
         `(out, divergence)`, or `(out, divergence, aux)` if `has_aux`; `out` is like the first argument, `divergence` a
