@@ -1,50 +1,94 @@
-"""Print what the Laplacian costs beside the trace of a Hessian, and what a fixed point keeps beside its unrolled loop.
+"""Print what the Laplacian costs beside the trace of a Hessian and folx, and what a fixed point keeps beside its loop.
 
-`derivatives.py [--together 32 128 512] [--turns 256] [--async]`. Ratios of times are medians over interleaved rounds
-with quartiles; FLOPs and bytes are XLA's. The Laplacian is taken of points in turn, by one program that evaluates one
-after another, and of points together, under `vmap`. A program of some microseconds, as that of a single point is, takes
-longer to be called than to run: JAX hands it to another thread and waits. So the handing over is turned off, unless
-`--async` asks for it.
+`derivatives.py [NAME …] [--points 4] [--rounds 15] [--sizes 1]`. The programs are those of `laplacian_programs.py` with
+one of the words in their names, all without any. Ratios are to the trace of `jax.hessian`: of the CPU time of the
+process, as medians over interleaved rounds, and of XLA's counts of FLOPs and temporary bytes. Everything runs in
+float64, of points together under `vmap`, in one thread: pin the process to a core (`taskset -c 0`), so that a shared
+machine disturbs it little.
 """
 
 import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+import folx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import liftax as lx
 import measure
+from laplacian_programs import PROGRAMS
 
-ACTIVATIONS = ("tanh", "softplus", "silu", "gelu", "sigmoid")
-
-
-def network(act, sizes=(32, 64, 64, 1)):
-    """Return an MLP of three layers, a number for a vector."""
-    keys = jax.random.split(jax.random.key(0), len(sizes))
-    weights = [jax.random.normal(k, s) / s[0] ** 0.5 for k, *s in zip(keys, sizes, sizes[1:], strict=False)]
-
-    def f(x):
-        for w in weights[:-1]:
-            x = act(x @ w)
-        return (x @ weights[-1])[0]
-
-    return f
+SLICE = 0.02  # s of CPU, at least, of one sample
 
 
-def laplacian(name: str, points: int, in_turn: bool, rounds: int) -> tuple[measure.Spread, float, float]:
-    """Ratios of time and FLOPs to the trace of the Hessian, and the largest relative difference."""
-    f = network(getattr(jax.nn, name))
-    xs = jax.random.normal(jax.random.key(1), (points, 32))
-    each = (lambda g: lambda xs: jax.lax.map(g, xs)) if in_turn else jax.vmap
-    ours = each(lambda x: lx.laplacian(f, x)[1])
-    whole = each(lambda x: jnp.trace(jax.hessian(f)(x)))
-    programs = {n: jax.jit(g).lower(xs).compile() for n, g in (("ours", ours), ("whole", whole))}
-    samplers = {n: lambda p=p: measure.clock(lambda: p(xs), 20) for n, p in programs.items()}
-    times = measure.interleaved(samplers, rounds, 20)
-    flops = [measure.program(programs[n]).flops for n in ("ours", "whole")]
-    a, b = programs["ours"](xs), programs["whole"](xs)
-    error = float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
-    return measure.ratios(times, "whole")["ours"], flops[0] / flops[1], error
+class Cost(NamedTuple):
+    """What a program takes: a sampler of seconds of CPU, FLOPs, temporary bytes."""
+
+    sample: Callable[[], float]
+    flops: float
+    memory: int
+    value: jax.Array
+
+
+def laplacians(f: Callable[[jax.Array], jax.Array]) -> dict[str, Callable[[jax.Array], jax.Array]]:
+    """Return the ways to compute the Laplacian of `f`."""
+    return {
+        "hessian": lambda x: jnp.trace(jax.hessian(lambda v: f(v.reshape(x.shape)))(x.ravel())),
+        "liftax": lambda x: lx.laplacian(f, x)[1],
+        "folx": lambda x: folx.forward_laplacian(f, disable_jit=True)(x).laplacian,
+        "folx sparse": lambda x: folx.forward_laplacian(f, 0.6, disable_jit=True)(x).laplacian,
+    }
+
+
+def cost(laplacian: Callable[[jax.Array], jax.Array], xs: jax.Array) -> Cost:
+    """Compile the Laplacian of points together."""
+    program = jax.jit(jax.vmap(laplacian)).lower(xs).compile()
+
+    def sample() -> float:
+        start, runs = time.process_time(), 0
+        while time.process_time() - start < SLICE:
+            jax.block_until_ready(program(xs))
+            runs += 1
+        return (time.process_time() - start) / runs
+
+    counts = program.memory_analysis().temp_size_in_bytes
+    return Cost(sample, measure.program(program).flops, counts, program(xs))
+
+
+def compare(f: Callable[[jax.Array], jax.Array], x: jax.Array, points: int, rounds: int) -> list[str]:
+    """Return a row's columns: time, FLOPs and memory of each way, and the largest relative difference of ours."""
+    noise = np.random.default_rng(0).normal(size=(points, *x.shape))
+    xs = x + jnp.asarray(0.01 * noise)
+    costs = {}
+    for name, way in laplacians(f).items():
+        try:
+            costs[name] = cost(way, xs)
+        except Exception as error:  # a peer may have no rule for a primitive
+            if not name.startswith("folx"):
+                raise
+            print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+    times = measure.interleaved({n: c.sample for n, c in costs.items()}, rounds, 1e9)
+    spread = measure.ratios(times, "hessian")
+    whole, columns = costs["hessian"], []
+    for name in ("liftax", "folx", "folx sparse"):
+        if name not in costs:
+            columns.append(f"{'none':>18}")
+            continue
+        c = costs[name]
+        memory = c.memory / max(whole.memory, 1)
+        columns.append(f"{spread[name].median:6.2f}{c.flops / whole.flops:6.2f}{memory:6.2f}")
+    best = [
+        measure.spread([a / b for a, b in zip(times["liftax"], times[n], strict=True)]) for n in costs if n[0] == "f"
+    ]
+    columns.append(f"{max(b.median for b in best):6.2f}" if best else "      ")
+    error = jnp.max(jnp.abs(costs["liftax"].value - whole.value)) / jnp.max(jnp.abs(whole.value))
+    return [*columns, f"{float(error):.0e}"]
 
 
 def fixed_point(steps: int) -> tuple[float, int, int]:
@@ -53,10 +97,10 @@ def fixed_point(steps: int) -> tuple[float, int, int]:
     x = jax.random.normal(jax.random.key(1), (16,))
     cell = lambda z, w: jnp.tanh(w @ z + x)  # noqa: E731
 
-    def implicit(w):
+    def implicit(w: Any) -> Any:
         return jnp.sum(lx.fixed_point(cell, jnp.zeros(16), w, max_steps=steps)[0] ** 2)
 
-    def unrolled(w):
+    def unrolled(w: Any) -> Any:
         return jnp.sum(jax.lax.scan(lambda z, _: (cell(z, w), None), jnp.zeros(16), None, length=steps)[0] ** 2)
 
     ours, theirs = (jax.jit(jax.grad(f)).lower(w).compile() for f in (implicit, unrolled))
@@ -68,19 +112,21 @@ def fixed_point(steps: int) -> tuple[float, int, int]:
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, nargs="*", default=[256], help="points one after another")
-    parser.add_argument("--together", type=int, nargs="*", default=[32, 128, 512], help="points under vmap")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--async", action="store_true", dest="hand_over", help="let JAX hand programs to its thread")
+    parser.add_argument("names", nargs="*", help="words of which a program's name contains one")
+    parser.add_argument("--points", type=int, default=4, help="points together, under vmap")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sizes", type=int, help="so many of the smallest sizes of each program")
     options = parser.parse_args()
-    jax.config.update("jax_cpu_enable_async_dispatch", options.hand_over)
-    print("laplacian / trace of jax.hessian      points   time                FLOPs  difference")
-    for name in ACTIVATIONS:
-        for in_turn, points in [(True, n) for n in options.turns] + [(False, n) for n in options.together]:
-            time, flops, error = laplacian(name, points, in_turn, options.rounds)
-            spread = f"{time.median:.2f} ({time.low:.2f} to {time.high:.2f})"
-            how = "in turn" if in_turn else "together"
-            print(f"{name:27}{points:7} {how:9}   {spread:20}{flops:.2f}   {error:.0e}", flush=True)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    columns = f"{'liftax':>18}   {'folx':>18}   {'folx sparse':>18}   to best  difference"
+    print(f"{'time, FLOPs, memory / trace of hessian':40}{columns}")
+    with jax.enable_x64(True):
+        for name, (make, sizes) in PROGRAMS.items():
+            if options.names and not any(word in name for word in options.names):
+                continue
+            for size in sizes[: options.sizes]:
+                row = compare(*make(size), options.points, options.rounds)
+                print(f"{name:30}{size:10}{'   '.join(row)}", flush=True)
     print("\nfixed_point, steps at most   difference of gradient   bytes   bytes unrolled")
     for steps in (50, 100, 200, 400):
         error, ours, unrolled = fixed_point(steps)
