@@ -10,7 +10,7 @@ from liftax import errors
 
 PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "errors.md").read_text()
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE))
-CLASSES = {n for n, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.LiftaxError)}
+CLASSES = {c.__name__ for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.LiftaxError)}
 NEVER_RAISED = {"LiftaxError", "MultipleMethodsCompactError"}
 
 

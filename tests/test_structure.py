@@ -26,6 +26,7 @@ ALLOWED = {
     "nn": GROUND | {"ad", "core", "lift", "module"},
     "testing": GROUND | {"ad", "core", "lift", "module", "nn"},
     "bridge": GROUND | {"ad", "core", "lift", "module", "nn"},
+    "linen": GROUND | {"ad", "core", "lift", "module", "nn"},
     "__init__": GROUND | {"ad", "core", "lift", "module", "nn", "testing", "bridge"},
 }
 

@@ -252,6 +252,10 @@ class ForeignStateError(LiftaxError, ValueError):
     """A wrapped model holds or changes something that variables can't hold."""
 
 
+class LinenInstallError(LiftaxError, RuntimeError):
+    """A program for Linen can't run on liftax: Flax's Linen is in use, or a flag of it that liftax lacks."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'params'?"`, or the empty string when nothing known resembles `name`."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -137,8 +137,12 @@ def _unbound(self: Any, name: str) -> str:
     return (
         f"{cls}.{name} was called on a {cls} that is not bound: it holds no variables. Call it through "
         f"{cls}(…).init(key, …) or {cls}(…).apply(variables, …), or inside another module's @compact method or setup."
-        f"{_IN_LINEN if 'flax.linen' in sys.modules else ''}"
+        f"{_IN_LINEN if _linen_is_flax() else ''}"
     )
+
+
+def _linen_is_flax() -> bool:
+    return getattr(sys.modules.get("flax.linen"), "__name__", "") == "flax.linen"  # under `liftax.linen` it is `nn`
 
 
 _IN_LINEN = " A module of flax.linen can't bind it: import the class Module by `from liftax import nn` there."
