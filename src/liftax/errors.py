@@ -91,6 +91,14 @@ class StaticValueError(LiftaxError, TypeError):
     """A lifted `jit` can't recognize a module again: a field holds a tracer or a value that can't be hashed."""
 
 
+class MissingPackageError(LiftaxError, ImportError):
+    """An option needs a package that is not installed."""
+
+
+class SparsityError(LiftaxError, ValueError):
+    """The pattern of a sparse Jacobian or Hessian does not fit it, or can't be told from the program."""
+
+
 class ConvergenceError(LiftaxError, ArithmeticError):
     """A solver found no solution, and `on_failure="raise"` asked for an error."""
 

@@ -4,7 +4,7 @@
     grad : (a -> R) -> a -> CT a
     jvp  : (a -> b) -> (a, T a) -> (b, T b)
 
-What needs nothing added is JAX's own object under JAX's own name: linear maps, Jacobians and custom rules.
+What needs nothing added is JAX's own object under JAX's own name: linear maps and custom rules.
 
 Nothing here knows modules; the transforms in `liftax.lift` are built on these.
 """
@@ -12,9 +12,6 @@ Nothing here knows modules; the transforms in `liftax.lift` are built on these.
 from jax import custom_gradient as custom_gradient
 from jax import custom_jvp as custom_jvp
 from jax import custom_vjp as custom_vjp
-from jax import hessian as hessian
-from jax import jacfwd as jacfwd
-from jax import jacrev as jacrev
 from jax import linear_transpose as linear_transpose
 from jax import linearize as linearize
 from jax.lax import stop_gradient as stop_gradient
@@ -31,6 +28,10 @@ from liftax.ad.implicit import Picard as Picard
 from liftax.ad.implicit import SolveInfo as SolveInfo
 from liftax.ad.implicit import fixed_point as fixed_point
 from liftax.ad.implicit import root as root
+from liftax.ad.jacobian import hessian as hessian
+from liftax.ad.jacobian import jacfwd as jacfwd
+from liftax.ad.jacobian import jacobian as jacobian
+from liftax.ad.jacobian import jacrev as jacrev
 from liftax.ad.jvp import jvp as jvp
 from liftax.ad.laplacian import custom_laplacian as custom_laplacian
 from liftax.ad.laplacian import divergence as divergence
@@ -56,6 +57,7 @@ __all__ = [
     "hessian",
     "hvp",
     "jacfwd",
+    "jacobian",
     "jacrev",
     "jvp",
     "laplacian",

@@ -82,6 +82,8 @@ def check_float_primals(
     for primal, name in zip(primals, names, strict=True):
         for leaf in jax.tree.leaves(primal):
             dtype = dtype_of(leaf)
+            if dtype is not None and is_ref_type(jax.typeof(leaf)):
+                _refuse_ref(primal, leaf, name, transform)
             if dtype is not None and not holomorphic and jnp.issubdtype(dtype, jnp.inexact):
                 continue
             if dtype is not None and holomorphic and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -89,6 +91,23 @@ def check_float_primals(
             if allow_int and not holomorphic and dtype is not None:
                 continue
             _refuse_primal(primal, leaf, name, transform, holomorphic)
+
+
+def is_ref_type(aval: Any) -> bool:
+    """Tell whether `aval` is the type of a ref (`jax.new_ref`), to which values are added instead of returned."""
+    return hasattr(aval, "inner_aval")
+
+
+def _refuse_ref(primal: PyTree, leaf: Any, name: str, transform: Transform) -> None:
+    raise NonDifferentiablePrimalError(
+        f"{transform} can't differentiate with respect to {name}{_path_to(primal, leaf)}, a ref: its gradient is "
+        "accumulated in a ref, too. Use vjp: y, vjp_fn = lx.vjp(f, ref); vjp_fn.with_refs(grad_ref)(ct). A ref that "
+        "argnums leaves out needs nothing."
+    )
+
+
+def _path_to(primal: PyTree, leaf: Any) -> str:
+    return next((keystr(p) for p, x in jax.tree_util.tree_flatten_with_path(primal)[0] if x is leaf), "")
 
 
 def _in_nn(transform: Transform) -> str:
@@ -205,7 +224,7 @@ def explain_tangents(primals: Sequence[Any], tangents: Sequence[Any], error: Exc
 
 
 def _refuse_primal(primal: PyTree, leaf: Any, name: str, transform: Transform, holomorphic: bool) -> None:
-    path = next((keystr(p) for p, x in jax.tree_util.tree_flatten_with_path(primal)[0] if x is leaf), "")
+    path = _path_to(primal, leaf)
     dtype = dtype_of(leaf)
     if holomorphic:
         wanted, remedy = "complex", "Convert it with `.astype(complex)`, or drop holomorphic=True."

@@ -71,9 +71,10 @@ def add_note(error: TypeError | ValueError) -> None:
     text = str(error)
     if lacks_forward_mode(error):
         note = (
-            "liftax: jvp, linearize, jacfwd, hvp, hessian and divergence differentiate forwards, for which "
-            "a rule of custom_vjp says nothing. Give the function its rule with custom_jvp, which serves both modes; "
-            "for a product with a Hessian use vhp instead of hvp."
+            "liftax: jvp, linearize, jacobian, jacfwd, hvp, hessian and divergence differentiate forwards, for "
+            "which a rule of custom_vjp says nothing. Reverse mode over reverse mode works: for a Hessian pass "
+            'mode="reverse", for its product with a vector use vhp instead of hvp. Or give the function its rule with '
+            "custom_jvp, which serves both modes."
         )
     elif "everse-mode" in text and "while_loop" in text:
         note = (

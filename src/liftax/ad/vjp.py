@@ -9,17 +9,18 @@ Source: `jax.vjp`; the autodiff cookbook of JAX for the mathematics.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 from typing import Any, Literal, TypeVar, overload
 
 import jax
 
 from liftax import _compat
-from liftax.ad.checks import explain_cotangent, explain_values
+from liftax.ad.checks import explain_cotangent, explain_values, is_ref_type
 from liftax.ad.notes import add_note
 from liftax.ad.reduce import mark, resolve_axes
-from liftax.errors import CotangentError, LiftaxError
+from liftax.errors import ArityError, CotangentError, LiftaxError, nearest
 from liftax.explain.functions import demand_callable, explain_arity
 from liftax.explain.transform import Transform
 from liftax.explain.values import describe
@@ -30,15 +31,17 @@ VJP = Transform("vjp", "(f, *primals)")
 T = TypeVar("T")
 U = TypeVar("U")
 
+_FIELDS = ("jax_vjp", "arrange", "prepare")
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+@dataclass(eq=False, repr=False, slots=True, weakref_slot=True)
 class VjpFn:
     """Map a cotangent of a function's output to the cotangents of its primals.
 
     A pytree: it can be returned from and given to `jax.jit`, is a legal residual of `jax.custom_vjp`, an output of
     `jax.lax.scan`, and can be vmapped over cotangents. Everything that JAX's own object offers (`args_res`, `jaxpr`,
-    `with_refs`, …) is offered here too, without `arrange`.
+    `with_refs`, …) is offered here too, without `arrange`; what can be assigned there (`args_res`) can be here.
 
     A map made with `reduce_axes` must be called inside the `jax.vmap` that it was made in. Not made by hand: see `vjp`.
 
@@ -88,9 +91,19 @@ class VjpFn:
             outputs = _compat.vjp_outputs(self.jax_vjp)
             if outputs is not None:
                 explain_cotangent(outputs[0], out_ct, error, VJP)
+            if any(is_ref_type(v.aval) for v in getattr(getattr(self.jax_vjp, "jaxpr", None), "invars", ())):
+                raise CotangentError(
+                    "The backward map of vjp was called without refs for the cotangents of primals that are refs: they "
+                    "are accumulated, not returned. Write vjp_fn.with_refs(ct_ref, …)(out_ct), with a ref of zeros for "
+                    "each such primal."
+                ) from error
             add_note(error)
             raise
-        return cotangents if self.arrange is None else self.arrange(cotangents)
+        if self.arrange is None:
+            return cotangents
+        if getattr(self.jax_vjp, "want_logs", False):  # of JAX 0.12 on: a pair
+            return self.arrange(cotangents[0]), cotangents[1]
+        return self.arrange(cotangents)
 
     def with_refs(self, *refs: Any) -> "VjpFn":
         """Return a map that adds the cotangents to refs and returns placeholders for them.
@@ -117,9 +130,26 @@ class VjpFn:
     def __getattr__(self, name: str) -> Any:
         """Return what JAX's object calls `name`."""
         # While the map is copied, a field may not be set yet.
-        if name in ("jax_vjp", "arrange", "prepare") or name.startswith("__"):
+        if name in _FIELDS or name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.jax_vjp, name)
+        value = getattr(self.jax_vjp, name)
+        return replace(self, jax_vjp=value) if isinstance(value, type(self.jax_vjp)) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what JAX's object calls `name`. The fields of the map itself are set once, when it is made."""
+        if name not in _FIELDS:
+            setattr(self.jax_vjp, name, value)
+            return
+        try:
+            object.__getattribute__(self, name)
+        except AttributeError:
+            object.__setattr__(self, name, value)
+        else:
+            raise FrozenInstanceError(f"cannot assign to field {name!r}: use dataclasses.replace(vjp_fn, {name}=…)")
+
+    def replace(self, **changes: Any) -> "VjpFn":
+        """Return a map around a copy of JAX's object, with some of its attributes (`args_res`, …) replaced."""
+        return replace(self, jax_vjp=replace(self.jax_vjp, **changes))
 
     def __repr__(self) -> str:
         outputs = _compat.vjp_outputs(self.jax_vjp)
@@ -132,6 +162,7 @@ def vjp(
     *primals: Any,
     has_aux: Literal[False] = False,
     reduce_axes: AxisName | Sequence[AxisName] = (),
+    **jax_options: Any,
 ) -> tuple[T, VjpFn]: ...
 
 
@@ -141,17 +172,26 @@ def vjp(
     *primals: Any,
     has_aux: Literal[True],
     reduce_axes: AxisName | Sequence[AxisName] = (),
+    **jax_options: Any,
 ) -> tuple[T, VjpFn, U]: ...
 
 
 @overload
 def vjp(
-    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, reduce_axes: AxisName | Sequence[AxisName] = ()
+    fun: Callable[..., Any],
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (),
+    **jax_options: Any,
 ) -> tuple[Any, VjpFn] | tuple[Any, VjpFn, Any]: ...
 
 
 def vjp(
-    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, reduce_axes: AxisName | Sequence[AxisName] = ()
+    fun: Callable[..., Any],
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (),
+    **jax_options: Any,
 ) -> tuple[Any, VjpFn] | tuple[Any, VjpFn, Any]:
     """Compute a vector-Jacobian product of `fun`: its value, and the map from output to input cotangents.
 
@@ -166,6 +206,8 @@ def vjp(
         reduce_axes: Names of axes of enclosing `jax.vmap`s. The cotangent of a primal that does not vary over such an
             axis is summed over it, and does not vary over it either; all other cotangents are per example. Without
             it, all cotangents are per example.
+        **jax_options: What the installed `jax.vjp` takes besides: `saveable_args` and `in_nzs` of JAX 0.12, which say
+            which primals may be kept for the backward pass, and which have a tangent.
 
     Returns:
         `(primals_out, vjp_fn)`, or `(primals_out, vjp_fn, aux)` if `has_aux`, where `primals_out` is `fun(*primals)`
@@ -173,7 +215,8 @@ def vjp(
         each primal.
 
     Raises:
-        ArityError: `fun` can't be called with that many arguments, or at all.
+        ArityError: `fun` can't be called with that many arguments, or at all; the installed `jax.vjp` does not take an
+            option.
         AuxError: With `has_aux`, `fun` returned no pair.
         NonDifferentiablePrimalError, NonDifferentiableOutputError: A primal, or what `fun` returned, is no array.
         ReduceAxesError: `reduce_axes` holds something that is no name of an axis bound here.
@@ -199,6 +242,8 @@ def vjp(
         14.0 [1. 2. 3.]
     """
     demand_callable(fun, VJP)
+    if jax_options:
+        _check_options(jax_options)
     pure = fun
     axes = resolve_axes(reduce_axes, VJP) if reduce_axes != () else ()
     if axes:
@@ -208,7 +253,7 @@ def vjp(
 
         functools.update_wrapper(pure, fun, updated=())  # JAX names fun, not pure, in its own errors and jaxprs
     try:
-        primals_out, jax_vjp, *aux = jax.vjp(pure, *primals, has_aux=has_aux)
+        primals_out, jax_vjp, *aux = jax.vjp(pure, *primals, has_aux=has_aux, **jax_options)
     except LiftaxError:
         raise
     except TypeError as error:
@@ -216,3 +261,14 @@ def vjp(
         explain_values(fun, primals, error, VJP, has_aux)
         raise
     return primals_out, VjpFn(jax_vjp), *aux
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = inspect.signature(jax.vjp).parameters
+    for name in options:
+        if name not in known:
+            more = ", ".join(k for k, p in known.items() if p.kind is p.KEYWORD_ONLY)
+            raise ArityError(
+                f"vjp got an option {name!r}, which jax.vjp of the installed JAX {jax.__version__} does not take. It "
+                f"takes {more}.{nearest(name, known)}"
+            )

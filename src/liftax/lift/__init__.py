@@ -12,7 +12,7 @@ from liftax.lift.custom_vjp import custom_vjp
 from liftax.lift.grad import grad, value_and_grad
 from liftax.lift.hvp import hvp, vhp
 from liftax.lift.implicit import fixed_point, root
-from liftax.lift.jacobian import hessian, jacfwd, jacrev
+from liftax.lift.jacobian import hessian, jacfwd, jacobian, jacrev
 from liftax.lift.jit import fold_rngs, jit
 from liftax.lift.jvp import jvp
 from liftax.lift.laplacian import divergence, laplacian
@@ -44,6 +44,7 @@ __all__ = [
     "hessian",
     "hvp",
     "jacfwd",
+    "jacobian",
     "jacrev",
     "jit",
     "jvp",

@@ -3,14 +3,14 @@
     jacobian : (Module -> a -> b) -> Module -> a -> Jacobian
     hessian  : (Module -> a -> b) -> Module -> a -> Hessian
 
-One call to `jax.jacfwd`, `jax.jacrev` or `jax.hessian`. `jacfwd` runs once for each number that varies, `jacrev` once
-for each number in the output: take the one with fewer.
+One call to `ad.jacobian.jacobian_of` or `hessian_of`. `jacfwd` makes a product for each number that varies, `jacrev`
+one for each number in the output, and `jacobian` takes the one with fewer.
 
 The structure is that of JAX. Where the output has an array of shape `s`, the Jacobian has the operands' tree, and in
 the place of an operand's array of shape `t` an array of shape `s + t`. In the Hessian that array is in turn replaced by
 the operands' tree, with arrays of shape `s + t + u`.
 
-Source: `jax.jacfwd`, `jax.jacrev`, `jax.hessian`.
+Source: `jax.jacfwd`, `jax.jacrev`, `jax.hessian`; `liftax.ad.jacobian`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from liftax.ad.checks import check_jacobian_types
-from liftax.ad.notes import noted
+from liftax.ad.jacobian.matrix import Format, Mode, Options, hessian_of, jacobian_of
 from liftax.explain.transform import Transform, described
 from liftax.lift.arrays import split
 from liftax.lift.operands import Layout, Operands
@@ -35,6 +35,48 @@ JACREV = Transform(
 )
 JACFWD = dataclasses.replace(JACREV, name="jacfwd", mode="forward")
 HESSIAN = dataclasses.replace(JACREV, name="hessian", mode="forward over reverse")
+JACOBIAN = dataclasses.replace(HESSIAN, name="jacobian")
+
+
+@described(JACOBIAN)
+def jacobian(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    argnums: int | Sequence[int] | None = 0,
+    wrt: Filter | None = False,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    variables: Filter = True,
+    rngs: Filter = True,
+    mode: Mode | None = None,
+    chunk: int | None = None,
+    sparsity: Any = None,
+    format: Format = "dense",
+) -> Any:
+    """Return the Jacobian of a function of a module, in whichever mode takes fewer products.
+
+    Arguments, result and errors are those of `jacrev`; `mode` is "forward", "reverse" or None. Outside of a module use
+    `lx.jacobian`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Heat(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, u):
+        ...         return self.param('k', nn.initializers.ones, ()) * (jnp.roll(u, 1) - 2 * u + jnp.roll(u, -1))
+        >>> class Stiffness(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, u):
+        ...         return nn.jacobian(lambda mdl, u: mdl(u), Heat(), u, sparsity='auto', format='bcoo')
+        >>> matrix = Stiffness().apply({'params': {'Heat_0': {'k': 3.0}}}, jnp.arange(9.0))
+        >>> print(matrix.nse, matrix.todense()[1])
+        27 [ 3. -6.  3.  0.  0.  0.  0.  0.  0.]
+    """
+    operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
+    options = Options(mode, chunk, sparsity, format, holomorphic)
+    return _derivatives(JACOBIAN, jacobian_of, fn, mdl, primals, has_aux, options, operands_of)
 
 
 @described(JACREV)
@@ -48,6 +90,9 @@ def jacrev(
     holomorphic: bool = False,
     variables: Filter = True,
     rngs: Filter = True,
+    chunk: int | None = None,
+    sparsity: Any = None,
+    format: Format = "dense",
 ) -> Any:
     """Return the Jacobian of a function of a module, row by row with reverse-mode differentiation.
 
@@ -63,6 +108,10 @@ def jacrev(
         holomorphic: `fn` is promised to be holomorphic in what varies, which is complex.
         variables: The other collections that `fn` may use.
         rngs: The rng streams that `fn` may use.
+        chunk: How many products to make at a time, to bound memory; None for all.
+        sparsity: "auto" finds which entries can differ from zero, and makes fewer products; or a pattern. See
+            `lx.jacobian`.
+        format: With `sparsity`, "dense" or "bcoo".
 
     Returns:
         The Jacobian, or `(Jacobian, aux)` if `has_aux`: a tree like the output, each array replaced by
@@ -76,7 +125,8 @@ def jacrev(
 
     Raises:
         NonDifferentiablePrimalError: Something that varies is an integer, a Boolean, or no array.
-        ArityError: `argnums` names no argument, or nothing varies.
+        ArityError: `argnums` names no argument, nothing varies, or an option does not fit.
+        MissingPackageError, SparsityError: see `lx.jacobian`.
         TransformTargetError, UnboundModuleError, InvalidScopeError, UnknownCollectionError, AuxError: see `vjp`.
 
     Example:
@@ -96,7 +146,8 @@ def jacrev(
         ([[9.0, 0.0], [0.0, 16.0]], [[6.0, 0.0], [0.0, 16.0]])
     """
     operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
-    return _derivatives(JACREV, jax.jacrev, fn, mdl, primals, has_aux, holomorphic, operands_of)
+    options = Options("reverse", chunk, sparsity, format, holomorphic)
+    return _derivatives(JACREV, jacobian_of, fn, mdl, primals, has_aux, options, operands_of)
 
 
 @described(JACFWD)
@@ -110,6 +161,9 @@ def jacfwd(
     holomorphic: bool = False,
     variables: Filter = True,
     rngs: Filter = True,
+    chunk: int | None = None,
+    sparsity: Any = None,
+    format: Format = "dense",
 ) -> Any:
     """Return the Jacobian of a function of a module, column by column with forward-mode differentiation.
 
@@ -130,7 +184,8 @@ def jacfwd(
         [3.0, 12.0]
     """
     operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
-    return _derivatives(JACFWD, jax.jacfwd, fn, mdl, primals, has_aux, holomorphic, operands_of)
+    options = Options("forward", chunk, sparsity, format, holomorphic)
+    return _derivatives(JACFWD, jacobian_of, fn, mdl, primals, has_aux, options, operands_of)
 
 
 @described(HESSIAN)
@@ -144,11 +199,15 @@ def hessian(
     holomorphic: bool = False,
     variables: Filter = True,
     rngs: Filter = True,
+    mode: Mode = "forward",
+    chunk: int | None = None,
+    sparsity: Any = None,
+    format: Format = "dense",
 ) -> Any:
     """Return the Hessian of a function of a module: forward-mode over reverse-mode differentiation.
 
     Its product with a vector costs far less: `hvp`; its trace: `laplacian`. Outside of a module use `jax.hessian`.
-    Arguments and errors are those of `jacrev`.
+    Arguments and errors are those of `jacrev`, and `mode` is that of `lx.hessian`: "reverse" serves a `custom_vjp`.
 
     Returns:
         The Hessian, or `(Hessian, aux)` if `has_aux`: the Jacobian as `jacrev` gives it, each array of which is
@@ -184,38 +243,37 @@ def hessian(
         (0.0, [2.0, 1.0], [2.0, 1.0], [[0.0, 3.0], [3.0, 0.0]])
     """
     operands_of = {"wrt": wrt or False, "argnums": argnums, "variables": variables, "rngs": rngs}
-    return _derivatives(HESSIAN, jax.hessian, fn, mdl, primals, has_aux, holomorphic, operands_of)
+    options = Options(mode, chunk, sparsity, format, holomorphic)
+    return _derivatives(HESSIAN, hessian_of, fn, mdl, primals, has_aux, options, operands_of)
 
 
 def _derivatives(
     transform: Transform,
-    in_jax: Callable[..., Any],
+    make: Callable[..., Any],
     fn: Callable[..., Any],
     mdl: Any,
     primals: tuple[Any, ...],
     has_aux: bool,
-    holomorphic: bool,
+    options: Options,
     operands_of: Mapping[str, Any],
 ) -> Any:
     """Return what a Jacobian or a Hessian returns; `operands_of` are the other arguments of `Operands.of`."""
-    dtypes = {"holomorphic": holomorphic}
-    operands = Operands.of(transform, mdl, primals, dtypes=dtypes, real=not holomorphic, **operands_of).created(
-        fn, has_aux
-    )
+    options.check(transform)
+    dtypes = {"holomorphic": options.holomorphic}
+    operands = Operands.of(transform, mdl, primals, dtypes=dtypes, real=not options.holomorphic, **operands_of)
+    operands = operands.created(fn, has_aux)
     run = operands.pure(fn, has_aux)
 
     def pure(*point: Any) -> Any:
         out, (aux, done) = run(*point)
-        if not holomorphic:
+        if not options.holomorphic:
             check_jacobian_types(out, [point[i] for i in operands.argnums], transform)
         return out, (out, split(aux), done)  # JAX maps over what goes through here, which has to be arrays
 
-    transformed = in_jax(pure, operands.argnums, has_aux=True, holomorphic=holomorphic)
-    with noted():
-        found, (out, (arrays, rebuild), done) = transformed(*operands.point)
+    found, (out, (arrays, rebuild), done) = make(transform, pure, operands.point, operands.argnums, options)
     operands.commit(done)
     varying = operands.entries([operands.point[i] for i in operands.argnums])
-    result = _arranged(found, out, None if transform.mode in ("forward", "reverse") else varying, operands.layout)
+    result = _arranged(found, out, varying if make is hessian_of else None, operands.layout)
     return (result, rebuild(arrays)) if has_aux else result
 
 

@@ -10,7 +10,7 @@ Source: `jax.vjp`; `flax.linen.vjp` for the signature.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 
@@ -27,19 +27,28 @@ from liftax.typing import AxisName, Filter, Path
 
 VJP = Transform("vjp", "(fn, module, *primals)", filters=("vjp_variables", "variables"))
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 
 @overload
 def vjp(
-    fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[False] = False,
+    fn: Callable[..., T], mdl: Any, *primals: Any, has_aux: Literal[False] = False,
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
     rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False, wrt: Filter | None = None,
-) -> tuple[Any, ad.VjpFn]: ...  # fmt: skip
+) -> tuple[T, ad.VjpFn]: ...  # fmt: skip
 @overload
 def vjp(
-    fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: Literal[True],
+    fn: Callable[..., tuple[T, U]], mdl: Any, *primals: Any, has_aux: Literal[True],
     reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
     rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False, wrt: Filter | None = None,
-) -> tuple[Any, ad.VjpFn, Any]: ...  # fmt: skip
+) -> tuple[T, ad.VjpFn, U]: ...  # fmt: skip
+@overload
+def vjp(
+    fn: Callable[..., Any], mdl: Any, *primals: Any, has_aux: bool = False,
+    reduce_axes: AxisName | Sequence[AxisName] = (), vjp_variables: Filter = "params", variables: Filter = True,
+    rngs: Filter = True, multi_scope: bool = False, state_cotangents: bool = False, wrt: Filter | None = None,
+) -> Any: ...  # fmt: skip
 @described(VJP)
 def vjp(
     fn: Callable[..., Any],
