@@ -23,11 +23,11 @@ FlaxError = LiftaxError
 """The name that the base class has in Linen."""
 
 
-class CotangentError(LiftaxError, ValueError):
+class CotangentError(LiftaxError, ValueError, TypeError):
     """A cotangent does not have the structure, shape or dtype of the output that it belongs to."""
 
 
-class TangentError(LiftaxError, ValueError):
+class TangentError(LiftaxError, ValueError, TypeError):
     """A tangent does not have the structure, shape or dtype of the primal or variable that it belongs to."""
 
 
