@@ -115,7 +115,10 @@ def no_class(x: Any, transform: Transform) -> errors.TransformTargetError:
     )
 
 
-_ANOTHER = "liftax transforms its own modules: import the layers and the class Module by `from liftax import nn`."
+_ANOTHER = (
+    "liftax transforms its own modules: import the layers and the class Module by `from liftax import nn`, or wrap a "
+    "model of another library: liftax.bridge has Linen, NNX, Equinox and Haiku for that."
+)
 
 
 def other_library(x: Any) -> str | None:

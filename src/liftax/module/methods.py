@@ -128,7 +128,7 @@ def _note(error: Exception, self: Any) -> None:
     if "UnboundModule" in type(error).__name__ and "liftax" not in "".join(getattr(error, "__notes__", ())):
         error.add_note(
             f"liftax: {type(self).__name__} is a module of liftax, and calls a module of Flax, which can't be bound. "
-            "Import the layers and the class Module by `from liftax import nn`."
+            "Import the layers and the class Module by `from liftax import nn`, or wrap it: bridge.Linen(module)."
         )
 
 
@@ -145,4 +145,7 @@ def _linen_is_flax() -> bool:
     return getattr(sys.modules.get("flax.linen"), "__name__", "") == "flax.linen"  # under `liftax.linen` it is `nn`
 
 
-_IN_LINEN = " A module of flax.linen can't bind it: import the class Module by `from liftax import nn` there."
+_IN_LINEN = (
+    " A module of flax.linen can't bind it: import the class Module by `from liftax import nn` there, or put this "
+    "module into it by bridge.to_linen(module)."
+)
