@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from liftax.bridge.outwards.haiku import to_haiku
     from liftax.bridge.outwards.linen import to_linen
     from liftax.bridge.outwards.nnx import to_nnx
+    from liftax.bridge.weights import load, variables
 
 _HOMES = {
     "Equinox": "liftax.bridge.equinox",
     "Haiku": "liftax.bridge.haiku",
     "Linen": "liftax.bridge.linen",
     "NNX": "liftax.bridge.nnx",
+    "load": "liftax.bridge.weights",
     "to_equinox": "liftax.bridge.outwards.equinox",
     "to_haiku": "liftax.bridge.outwards.haiku",
     "to_linen": "liftax.bridge.outwards.linen",
     "to_nnx": "liftax.bridge.outwards.nnx",
+    "variables": "liftax.bridge.weights",
 }
-__all__ = ["NNX", "Equinox", "Haiku", "Linen", "to_equinox", "to_haiku", "to_linen", "to_nnx"]
+__all__ = ["NNX", "Equinox", "Haiku", "Linen", "load", "to_equinox", "to_haiku", "to_linen", "to_nnx", "variables"]
 
 
 def __getattr__(name: str) -> Any:

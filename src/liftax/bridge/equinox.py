@@ -189,6 +189,11 @@ def _pair(eqx: Any, made: Any) -> tuple[Any, Any]:
     return made, None
 
 
+def take_apart(model: Any, state: Any) -> _Parts:
+    """Return the parts of a model."""
+    return _parts(library("equinox"), model, state)
+
+
 def _parts(eqx: Any, model: Any, state: Any) -> _Parts:
     is_index = lambda x: isinstance(x, eqx.nn.StateIndex)  # noqa: E731
     indices = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_index) if is_index(x)]

@@ -197,6 +197,11 @@ def _typed(key: Any) -> Any:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
+def take_apart(model: Any) -> _Parts:
+    """Return the parts of a model."""
+    return _parts(library("flax.nnx"), model)
+
+
 def _parts(nnx: Any, model: Any) -> _Parts:
     graphdef, state = nnx.split(model)
     paths, example, boxed, streams = {}, {}, {}, []
