@@ -1,5 +1,9 @@
 """The cases of the benchmarks: each takes a `Bench` and yields rows of the table."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,7 @@ import jax
 import numpy as np
 
 import measure
+import memory as memory_table
 import models_hand as hand
 import networks_hand
 from bench import Bench, Row
@@ -209,6 +214,26 @@ def imports(bench: Bench) -> Iterator[Row]:
         yield Row("import", "import, over import jax", measure.spread(jax_alone).median * 1e3, "ms", cells)
 
 
+def memory(bench: Bench) -> Iterator[Row]:
+    """Temporary memory of the gradient of networks, planned, over the best policy by hand of as few FLOPs."""
+    path = Path(__file__).parent / "results" / "memory.json"
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "memory.py"),
+        "--json",
+        str(path),
+        *["--quick"] * bench.quick,
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+    subprocess.run(command, check=True, env=environment)
+    for name, found in json.loads(path.read_text()).items():
+        hand = memory_table.best_by_hand(found)
+        if hand is not None and "free" in found:
+            ratio = memory_table.ratios(found, "free")["temporary"] / min(hand, 1.0)
+            size = min(hand, 1.0) * found["plain"]["temporary"] / 2**20
+            yield Row("memory", name, size, "MiB", {"liftax": measure.spread([ratio])}, goal=1.0)
+
+
 CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "mlp": mlp,
     "calls": calls,
@@ -221,4 +246,5 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "tiny": tiny,
     "cold": cold,
     "import": imports,
+    "memory": memory,
 }

@@ -107,6 +107,14 @@ class JaxVersionError(LiftaxError, NotImplementedError):
     """A feature needs something of JAX that the installed version does not have."""
 
 
+class MemoryPlanError(LiftaxError, ValueError, TypeError):
+    """What `checkpoint` is told about memory has no meaning, or a function can't be planned: it mutates arrays."""
+
+
+class BudgetError(MemoryPlanError):
+    """No plan keeps as few bytes for the backward pass as the budget asks for."""
+
+
 class GradientCheckError(LiftaxError, AssertionError):
     """An automatic derivative differs from a numerical one."""
 

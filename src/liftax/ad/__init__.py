@@ -36,6 +36,8 @@ from liftax.ad.jvp import jvp as jvp
 from liftax.ad.laplacian import custom_laplacian as custom_laplacian
 from liftax.ad.laplacian import divergence as divergence
 from liftax.ad.laplacian import laplacian as laplacian
+from liftax.ad.memory import checkpoint as checkpoint
+from liftax.ad.memory import saved as saved
 from liftax.ad.vjp import VjpFn as VjpFn
 from liftax.ad.vjp import vjp as vjp
 
@@ -47,6 +49,7 @@ __all__ = [
     "Picard",
     "SolveInfo",
     "VjpFn",
+    "checkpoint",
     "custom_gradient",
     "custom_jvp",
     "custom_laplacian",
@@ -64,6 +67,7 @@ __all__ = [
     "linear_transpose",
     "linearize",
     "root",
+    "saved",
     "stop_gradient",
     "value_and_grad",
     "vhp",

@@ -70,6 +70,7 @@ from liftax.module import (
     override_named_call,
     share_scope,
 )
+from liftax.module.memory import saved
 from liftax.module.summary import tabulate
 from liftax.nn import (
     activation,
@@ -232,6 +233,7 @@ __all__ = [
     "remat",
     "remat_scan",
     "root",
+    "saved",
     "scan",
     "set_logical_axis_rules",
     "shard_map",
