@@ -16,14 +16,12 @@ to something that is slower or says less, but is right:
 | `linear_in_first` | `reduce_axes`, and state in `custom_jvp` without `state_tangents`, raise `JaxVersionError` |
 | `opaque_call` | calling a function of `custom_laplacian` raises `JaxVersionError` |
 | `refused` | a dropped tangent of state raises where it is made, also if nobody uses it |
-| `located` | reports of memory do not say where an array is computed |
-| `plans` | `lx.checkpoint` with a plan raises `JaxVersionError` |
+| `plans` | `lx.checkpoint` with a plan raises `JaxVersionError`; reports do not say where an array is computed |
 | `maximum_dtype`, `einsum` | `nn.fp8_ops.fm32`, and `dot_general` for `Einsum`, raise `JaxVersionError` |
 
 `tests/test_compat.py` runs with each private name removed in turn.
 """
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -386,7 +384,7 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
             if eqn.primitive.multiple_results
             else [eqn.primitive.bind(*values, **eqn.params)]
         )
-    with located(eqn), eqn.ctx.manager:
+    with eqn.ctx.manager:
         out = eqn.primitive.bind(*values, **parameters(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
 
@@ -498,15 +496,3 @@ def einsum(equation: str, *operands: Any, dot_general: Callable[..., Any], prefe
     return jax.numpy.einsum(
         equation, *operands, preferred_element_type=preferred_element_type, _dot_general=dot_general
     )
-
-
-def located(eqn: Any) -> Any:
-    """Return a context in which new equations carry the names and the source line of `eqn` after the names around it.
-
-    Uses `source_info` of equations.
-    """
-    current = _private("jax._src.source_info_util", "current_name_stack", None)
-    context = _private("jax._src.source_info_util", "user_context", None)
-    if current is None or context is None:
-        return contextlib.nullcontext()
-    return context(eqn.source_info.traceback, name_stack=current() + eqn.source_info.name_stack)

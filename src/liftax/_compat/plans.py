@@ -1,5 +1,6 @@
 """What plans for the backward pass (`liftax.ad.memory`) need of JAX: a primitive, and parts of equations."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -187,3 +188,15 @@ def source_line(eqn: Any) -> str:
     except (AttributeError, TypeError):
         frame = None
     return f"{frame.file_name}:{frame.start_line}" if frame else ""
+
+
+def located(eqn: Any) -> Any:
+    """Return a context in which new equations carry the names and the source line of `eqn` after the names around it.
+
+    Uses `source_info` of equations.
+    """
+    current = _private("jax._src.source_info_util", "current_name_stack", None)
+    context = _private("jax._src.source_info_util", "user_context", None)
+    if current is None or context is None:
+        return contextlib.nullcontext()
+    return context(eqn.source_info.traceback, name_stack=current() + eqn.source_info.name_stack)

@@ -58,12 +58,13 @@ def inlined(
         name = eqn.primitive.name
         if name in CALLS and not plans.is_sharded_call(eqn):
             inner, held = opened(eqn.params[CALLS[name]])
-            with _compat.located(eqn):
+            with plans.located(eqn):
                 outputs = inlined(inner, held, operands, loop)
         else:
             outputs = loop(eqn, operands)
             if outputs is None:
-                outputs = _compat.run_equation(eqn, operands)
+                with plans.located(eqn):
+                    outputs = _compat.run_equation(eqn, operands)
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [env[x] if is_var(x) else x.val for x in jaxpr.outvars]
 
