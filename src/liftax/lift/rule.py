@@ -120,26 +120,30 @@ class RuleCall:
         Args:
             with_rule: makes that function of `primal`.
         """
-        result = self._result(with_rule)
-        assert self.seen is not None, "JAX runs or traces the function"
-        if self.seen.creates:
+        run, closed = with_rule(self.primal), False
+        while True:
+            try:
+                out, written = run(*self.operands)
+            except errors.DroppedGradientError:
+                if closed:
+                    raise
+                run, closed = with_rule(self._closed()), True
+                continue
+            assert self.seen is not None, "JAX runs or traces the function"
+            if not self.seen.creates:
+                break
             self._include_created()
-            self.seen, self.closure = None, []
-            result = self._result(with_rule)
-        out, written = result
+            self.seen, self.closure, run, closed = None, [], with_rule(self.primal), False
         self.packed.commit(Run(State(written, self.created), self.seen.effects))
         self._let_go()
         return out
 
-    def _result(self, with_rule: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
-        try:
-            return with_rule(self.primal)(*self.operands)
-        except errors.DroppedGradientError:
-            pass
+    def _closed(self) -> Callable[..., Any]:
+        """Return the function with what it closes over, and what fields of modules hold, as operands."""
         nondiff, kwargs, _ = self.rebuild(self.constants)
         self._keep(nondiff, kwargs, _traced_fields(self.packed))
         run, self.closure = _compat.closed(self.primal, *self.operands)
-        return with_rule(lambda *operands: run(operands[-1], *operands[:-1], []))(*self.operands)
+        return lambda *operands: run(operands[-1], *operands[:-1], [])
 
     def _include_created(self) -> None:
         """Create all that does not exist yet in a run of its own, outside of the rule.
