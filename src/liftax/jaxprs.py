@@ -52,6 +52,19 @@ def called(eqn: Any) -> Any | None:
     return None
 
 
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """Return how many inputs of a scan are constants, and how many are carried: the others are scanned over.
+
+    What is scanned over, and what is stacked, has one axis more outside of the body than inside.
+    """
+    body = opened(eqn.params["jaxpr"])
+    rank = lambda x: len(x.aval.shape)  # noqa: E731
+    stacked = sum(rank(x) != rank(inner) for x, inner in zip(eqn.outvars, body.outvars, strict=True))
+    scanned = sum(rank(x) != rank(inner) for x, inner in zip(eqn.invars, body.invars, strict=True))
+    carried = len(eqn.outvars) - stacked
+    return len(eqn.invars) - carried - scanned, carried
+
+
 def depends(jaxpr: Any, unknown: Sequence[bool]) -> list[bool]:
     """Return which outputs depend on the value of an input that is unknown.
 
@@ -72,7 +85,7 @@ def _depends_through(eqn: Any, ins: Sequence[bool]) -> Sequence[bool]:
     if (program := called(eqn)) is not None:
         return depends(opened(program), ins)
     if name == "scan":
-        consts, count = params["num_consts"], params["num_carry"]
+        consts, count = scan_parts(eqn)
         fixed, carry, xs = list(ins[:consts]), list(ins[consts : consts + count]), list(ins[consts + count :])
         while True:
             outs = depends(opened(params["jaxpr"]), [*fixed, *carry, *xs])
