@@ -15,10 +15,10 @@ from liftax.ad.jacobian.matrix import Format, Mode, Options, hessian_of, jacobia
 from liftax.explain.functions import arity_explained, demand_callable, demand_pair
 from liftax.explain.transform import Transform
 
-JACREV = Transform("jacrev", "(f)(x)", "reverse", frozenset({"argnums", "holomorphic", "allow_int"}))
-JACFWD = Transform("jacfwd", "(f)(x)", "forward", frozenset({"argnums", "holomorphic"}))
-HESSIAN = Transform("hessian", "(f)(x)", "forward over reverse", frozenset({"argnums", "holomorphic"}))
-JACOBIAN = Transform("jacobian", "(f)(x)", "forward over reverse", frozenset({"argnums", "holomorphic"}))
+JACREV = Transform("jacrev", "(f)(x)", mode="reverse", options=frozenset({"argnums", "holomorphic", "allow_int"}))
+JACFWD = Transform("jacfwd", "(f)(x)", mode="forward", options=frozenset({"argnums", "holomorphic"}))
+HESSIAN = Transform("hessian", "(f)(x)", mode="forward over reverse", options=frozenset({"argnums", "holomorphic"}))
+JACOBIAN = Transform("jacobian", "(f)(x)", mode="forward over reverse", options=frozenset({"argnums", "holomorphic"}))
 
 
 def jacobian(
