@@ -21,6 +21,7 @@ from liftax.ad import (
     custom_vjp,
     divergence,
     fixed_point,
+    fori_loop,
     grad,
     hessian,
     hvp,
@@ -31,12 +32,15 @@ from liftax.ad import (
     laplacian,
     linear_transpose,
     linearize,
+    recomputed_steps,
     root,
     saved,
+    scan,
     stop_gradient,
     value_and_grad,
     vhp,
     vjp,
+    while_loop,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ __all__ = [
     "divergence",
     "errors",
     "fixed_point",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -72,12 +77,15 @@ __all__ = [
     "linear_transpose",
     "linearize",
     "nn",
+    "recomputed_steps",
     "root",
     "saved",
+    "scan",
     "stop_gradient",
     "value_and_grad",
     "vhp",
     "vjp",
+    "while_loop",
 ]
 
 

@@ -87,6 +87,10 @@ class ControlFlowError(LiftaxError, ValueError, TypeError):
     """A loop or a branch changes which variables there are, or of which types, which JAX can't carry along."""
 
 
+class MaxStepsError(LiftaxError, RuntimeError):
+    """A loop that was told to check took all the steps it may take, and was not done."""
+
+
 class StaticValueError(LiftaxError, TypeError):
     """A lifted `jit` can't recognize a module again: a field holds a tracer or a value that can't be hashed."""
 

@@ -27,7 +27,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -389,11 +389,24 @@ def run_equation(eqn: Any, values: Sequence[Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """Return `(run, consts)`: `run(consts, *args)` is `fun(*args)`, traced once, with all that it closes over given.
+class Staged(NamedTuple):
+    """A function that was traced once.
 
-    `jax.closure_convert` takes out only what is being differentiated. Uses `consts` of jaxprs,
-    `eval_jaxpr`.
+    Args:
+        jaxpr: the program, of flat values.
+        consts: what the function closes over.
+        run: `run(consts, *args)` is the function's result.
+    """
+
+    jaxpr: Any
+    consts: list[Any]
+    run: Callable[..., Any]
+
+
+def staged(fun: Callable[..., Any], *example: Any) -> Staged:
+    """Trace `fun`, with all that it closes over taken out.
+
+    `jax.closure_convert` takes out only what is being differentiated. Uses `consts` of jaxprs, `eval_jaxpr`.
     """
     traced, shape = jax.make_jaxpr(fun, return_shape=True)(*example)
     jaxpr, structure, consts = without_consts(traced), jax.tree.structure(shape), list(traced.consts)
@@ -401,7 +414,13 @@ def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], 
     def run(consts: Any, *args: Any) -> Any:
         return jax.tree.unflatten(structure, jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(args)))
 
-    return run, consts
+    return Staged(jaxpr, consts, run)
+
+
+def closed(fun: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Return `(run, consts)`: `run(consts, *args)` is `fun(*args)`, traced once, with all that it closes over given."""
+    found = staged(fun, *example)
+    return found.run, found.consts
 
 
 def without_consts(traced: Any) -> Any:

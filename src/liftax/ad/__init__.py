@@ -36,6 +36,10 @@ from liftax.ad.jvp import jvp as jvp
 from liftax.ad.laplacian import custom_laplacian as custom_laplacian
 from liftax.ad.laplacian import divergence as divergence
 from liftax.ad.laplacian import laplacian as laplacian
+from liftax.ad.loops import fori_loop as fori_loop
+from liftax.ad.loops import recomputed_steps as recomputed_steps
+from liftax.ad.loops import scan as scan
+from liftax.ad.loops import while_loop as while_loop
 from liftax.ad.memory import checkpoint as checkpoint
 from liftax.ad.memory import saved as saved
 from liftax.ad.vjp import VjpFn as VjpFn
@@ -56,6 +60,7 @@ __all__ = [
     "custom_vjp",
     "divergence",
     "fixed_point",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -66,10 +71,13 @@ __all__ = [
     "laplacian",
     "linear_transpose",
     "linearize",
+    "recomputed_steps",
     "root",
     "saved",
+    "scan",
     "stop_gradient",
     "value_and_grad",
     "vhp",
     "vjp",
+    "while_loop",
 ]
