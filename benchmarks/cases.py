@@ -16,6 +16,7 @@ import memory as memory_table
 import models_hand as hand
 import networks_hand
 from bench import Bench, Row
+from loops import loops
 from models_linen import NAMESPACES
 
 LIFTED = ("vjp", "jvp", "grad", "value_and_grad", "custom_vjp")
@@ -242,6 +243,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "init": init,
     "compile": compiled,
     "networks": networks,
+    "loops": loops,
     "depth": depth,
     "tiny": tiny,
     "cold": cold,

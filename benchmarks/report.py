@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-COLUMNS = ("liftax", "tuned", "linen", "nnx", "equinox", "haiku")
+COLUMNS = ("liftax", "liftax while", "tuned", "linen", "nnx", "equinox", "haiku", "nested")
 """Implementations beside the one by hand, in the order of the table."""
 
 
