@@ -78,8 +78,10 @@ def add_note(error: TypeError | ValueError) -> None:
         )
     elif "everse-mode" in text and "while_loop" in text:
         note = (
-            "liftax: a loop whose number of steps is open can't be differentiated backwards. In the place of "
-            "while_loop use scan, with as many steps as it takes at most; or differentiate forwards (jvp)."
+            "liftax: a loop of JAX whose number of steps is open can't be differentiated backwards. In the place of "
+            "jax.lax.while_loop use liftax.while_loop, or nn.while_loop for functions of modules; in the place of "
+            "jax.lax.fori_loop, liftax.fori_loop or nn.fori_loop. Their derivatives take the memory of as many carries "
+            "as their argument checkpoints says."
         )
     else:
         return

@@ -18,7 +18,7 @@ from liftax.lift.jvp import jvp
 from liftax.lift.laplacian import divergence, laplacian
 from liftax.lift.lift_transform import lift_direct_transform, lift_transform
 from liftax.lift.linearize import linear_transpose, linearize
-from liftax.lift.loops import remat_scan, while_loop
+from liftax.lift.loops import fori_loop, remat_scan, while_loop
 from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
 from liftax.lift.pack import pack
 from liftax.lift.scan import broadcast, scan
@@ -40,6 +40,7 @@ __all__ = [
     "divergence",
     "fixed_point",
     "fold_rngs",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",

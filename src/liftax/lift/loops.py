@@ -1,9 +1,11 @@
 """Lifted loops without a fixed number of steps, and deep stacks of one layer.
 
     while_loop : (Module -> c -> Bool, Module -> c -> c) -> Module -> c -> c
+    fori_loop  : Int -> Int -> (Module -> Int -> c -> c) -> Module -> c -> c
     remat_scan : (Module -> c -> c) -> (Module with axes -> c -> c)
 
-`while_loop` is one call to `jax.lax.while_loop`; `remat_scan` is `scan` of `checkpoint` of `scan` of ….
+`while_loop` is one call to `liftax.ad.loops.while_loop`, and `fori_loop` a `while_loop`; `remat_scan` is `scan` of
+`checkpoint` of `scan` of ….
 
 Source: `jax.lax.while_loop`; `flax.linen.while_loop` and `flax.linen.remat_scan` for the signatures. Chen et al. 2016,
 "Training Deep Nets with Sublinear Memory Cost", for nested rematerialization.
@@ -17,6 +19,7 @@ from typing import Any
 import jax
 
 from liftax import errors
+from liftax.ad import loops
 from liftax.core import filters, refusals
 from liftax.core.run import Effects, Run, State, no_state
 from liftax.explain.transform import Transform, described
@@ -44,10 +47,14 @@ def while_loop(
     carry_variables: Filter = False,
     broadcast_variables: Filter = True,
     split_rngs: Mapping[Filter, bool] = {},
+    *,
+    max_steps: int | None = None,
+    checkpoints: int | None = None,
 ) -> Any:
     """Run a function of a module as long as a condition holds.
 
-    Outside of a module use `jax.lax.while_loop`. There is no derivative in reverse mode; use `scan` for one.
+    Outside of a module use `liftax.while_loop`. Backwards, carries that are not kept are computed again, with the same
+    keys of the rng streams.
 
     Args:
         cond_fn: Called as `cond_fn(mdl, carry)`; tells whether to go on. It writes no variables.
@@ -58,11 +65,16 @@ def while_loop(
         broadcast_variables: Collections that can be read only.
         split_rngs: Filter -> whether the rng stream differs from step to step. Streams that no filter matches are out
             of reach inside.
+        max_steps: Stop after so many steps. The result, and what was written, is then that of the last one. None: no
+            bound.
+        checkpoints: How many carries to keep for the way back, with the variables that are carried: see
+            `liftax.while_loop`.
 
     Returns:
         The last carry.
 
     Raises:
+        ArityError: `max_steps` or `checkpoints` is not a number of steps.
         ControlFlowError: A step creates a variable, or the carry changes its type.
         TransformTargetError, UnboundModuleError, InvalidScopeError, TransformedMethodReturnValueError: see
             `checkpoint`.
@@ -115,13 +127,82 @@ def while_loop(
         return step + 1, updated(carried, run.state.written), out
 
     try:
-        _, carried, out = jax.lax.while_loop(goes_on, call.named(pure), (0, packed.groups[0], *call.args))
+        start = (0, packed.groups[0], *call.args)
+        _, carried, out = loops.while_loop(
+            goes_on, call.named(pure), start, max_steps=max_steps, checkpoints=checkpoints
+        )
     except TypeError as error:
         explain_carry(lambda c: pure((0, *c))[1:], (packed.groups[0], *call.args), (), error, packed)
         raise
     last = tuple({key: get(tree, key) for key in keys} for tree, keys in zip(carried, written, strict=True))
     packed.commit(Run(State(last, no_state(len(last)).created), ends[-1]))
     return out
+
+
+def fori_loop(
+    lower: Any,
+    upper: Any,
+    body_fn: Callable[..., Any],
+    mdl: Any,
+    init: Any,
+    carry_variables: Filter = False,
+    broadcast_variables: Filter = True,
+    split_rngs: Mapping[Filter, bool] = {},
+    *,
+    checkpoints: int | None = None,
+) -> Any:
+    """Run a function of a module for the integers from `lower` up to `upper`, which may be traced.
+
+    Outside of a module use `liftax.fori_loop`.
+
+    Args:
+        lower: The first integer.
+        upper: The integer behind the last one.
+        body_fn: Called as `body_fn(mdl, i, carry)`; returns the next carry.
+        mdl: A bound Module, a Scope, or a tree of these.
+        init: The first carry.
+        carry_variables: See `while_loop`.
+        broadcast_variables: See `while_loop`.
+        split_rngs: See `while_loop`.
+        checkpoints: How many carries to keep for the way back: see `liftax.while_loop`.
+
+    Returns:
+        The last carry.
+
+    Raises:
+        ArityError, ControlFlowError, TransformTargetError, UnboundModuleError, InvalidScopeError,
+            TransformedMethodReturnValueError: see `while_loop`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from liftax import nn
+        >>> class Power(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, n):
+        ...         x = self.param('x', lambda key: jnp.array(2.0))
+        ...         return nn.fori_loop(0, n, lambda mdl, i, y: mdl.get_variable('params', 'x') * y, self, 1.0)
+        >>> params = {'params': {'x': jnp.array(2.0)}}
+        >>> print(jax.jit(jax.grad(Power().apply))(params, 3)['params']['x'])
+        12.0
+    """
+    try:
+        max_steps = max(int(upper) - int(lower), 0)
+    except jax.errors.ConcretizationTypeError:
+        max_steps = None
+
+    def goes_on(mdl: Any, carry: Any) -> Any:
+        i, end, _ = carry
+        return i < end
+
+    @functools.wraps(body_fn)
+    def step(mdl: Any, carry: Any) -> Any:
+        i, end, c = carry
+        return i + 1, end, body_fn(mdl, i, c)
+
+    return while_loop(
+        goes_on, step, mdl, (lower, upper, init), carry_variables, broadcast_variables, split_rngs,
+        max_steps=max_steps, checkpoints=checkpoints,
+    )[2]  # fmt: skip
 
 
 @described(REMAT_SCAN)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from liftax import _compat, errors, jaxprs
+from liftax.ad import loops
 from liftax.core import filters
 from liftax.core.pack import Packed
 from liftax.core.run import Run, State, no_state
@@ -79,10 +80,11 @@ def scan(
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     _split_transpose: bool = False,
     check_constancy_invariants: bool = True,
+    checkpoints: int | None = None,
 ) -> Target:
     """Run a function of a module in a loop.
 
-    Outside of a module use `jax.lax.scan`.
+    Outside of a module use `jax.lax.scan`, or `liftax.scan` for a long one.
 
     Args:
         target: A Module class, or a method or a function called as `fn(mdl, carry, *xs)`; it returns `(carry, y)`.
@@ -106,6 +108,8 @@ def scan(
         _split_transpose: See `jax.lax.scan`.
         check_constancy_invariants: False: don't compute anything before the loop. Nothing can be created in broadcast
             or carried collections then, no output is `nn.broadcast`, and rngs are those of a single run.
+        checkpoints: How many carries, with the variables that are carried, to keep for the way back; the others are
+            computed again, with the same keys: see `liftax.scan`. None: what `jax.lax.scan` keeps.
 
     Returns:
         A subclass with the same fields, whose instances are named `Scan…`; or a function called as
@@ -139,6 +143,7 @@ def scan(
             variable_carry=variable_carry, split_rngs=split_rngs, in_axes=in_axes, out_axes=out_axes, length=length,
             reverse=reverse, unroll=unroll, data_transform=data_transform, metadata_params=metadata_params,
             _split_transpose=_split_transpose, check_constancy_invariants=check_constancy_invariants,
+            checkpoints=checkpoints,
         )  # fmt: skip
     axes = axes_of(variable_axes, SCAN, allow_none=False)
     groups_of = (variable_broadcast, variable_carry, *(a.filter for a in axes))
@@ -217,6 +222,8 @@ def scan(
             return (updated(carry[0], state.written), c), (y, tuple(states), effects)
 
         def looped(init: Any, xs: Any) -> Any:
+            if checkpoints is not None:
+                return loops.scan(pure, init, xs, steps, reverse, unroll, checkpoints=checkpoints)
             return jax.lax.scan(
                 pure, init, xs, length=steps, reverse=reverse, unroll=unroll, _split_transpose=_split_transpose
             )
@@ -224,7 +231,11 @@ def scan(
         call.named(pure)
         operands = ((packed.groups[1], init), xs_all)
         try:
-            if _compat.staging() and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands)))):
+            if (
+                checkpoints is None
+                and _compat.staging()
+                and any(map(_differentiated, jax.tree.leaves((packed.groups[0], operands))))
+            ):
                 (carried, c), (ys, states, effects) = worked_out_once(looped, operands, pure.__name__)
             else:
                 (carried, c), (ys, states, effects) = looped(*operands)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from liftax import _compat
-from liftax.ad.checks import describe
 from liftax.errors import ArityError
+from liftax.explain.values import describe
 
 SMALL = 256
 """Up to so many steps all states are kept, unless a number is given."""

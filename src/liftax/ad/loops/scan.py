@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from liftax.ad.checks import demand_callable
 from liftax.ad.loops.call import arrays, check_number, chosen, raised, staged_body
 from liftax.ad.loops.derivative import loop
 from liftax.ad.loops.program import Arrays, Example, Operands, Options, Program
+from liftax.explain.functions import demand_callable
 
 
 def scan(
