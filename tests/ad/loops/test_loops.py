@@ -166,11 +166,11 @@ def test_types_of_the_carry():
     """A Python number takes the type that the body gives it, as in JAX; what does not fit is JAX's error."""
     out = lx.while_loop(lambda x: x < 9, lambda x: x * jnp.float32(2), 1)
     assert (out, out.dtype) == (16.0, jnp.float32)
-    with pytest.raises(TypeError, match="body_fun output and input must have identical types"):
+    with pytest.raises(TypeError, match="must have equal types"):
         lx.while_loop(lambda x: x[0] < 9, lambda x: x[:1], jnp.ones(2))
     with pytest.raises(TypeError, match="boolean scalar"):
         lx.while_loop(lambda x: x, lambda x: x, jnp.ones(2))
-    with pytest.raises(ArityError, match="checkpoints=0"):
+    with pytest.raises(ArityError, match="checkpoints=int"):
         lx.scan(lambda c, _: (c, None), 0.0, length=3, checkpoints=0)
 
 

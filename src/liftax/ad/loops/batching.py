@@ -57,6 +57,8 @@ def _vmappable(what: Any, run: Callable[..., Any], run_batched: Callable[..., An
     def rule(size: int, batched: Any, *args: Any) -> Any:
         return run_batched(what, size, batched, *args)
 
+    if run is _run:  # where nothing is differentiated the program is that of JAX's loop
+        return called
     return jax.jit(
         called
     )  # traced once for a map and for the matrix that holds it; one program where nothing is compiled
