@@ -20,8 +20,10 @@ A `Packed` and a `Run` are values: they are never changed, and another one is ma
 A target is a `Scope`, a `Liftable` (a Module), or a tree of these. A scope gets an inner scope of its own. A module is
 *rebound*: it and every module that it reaches hold inner scopes while the block runs and are put back after it. So
 a function that uses the module through a closure sees the same variables as one that uses its argument, and JAX may
-trace the block later, as often as it likes. Everything reached is packed once: a scope that lies under another one, or
-that is reached twice, belongs to the outermost, first one.
+trace the block later, as often as it likes. A `Variable` that a module has as a field is rebound likewise; if the
+module that it belongs to is not reached, it is a root of its own, and nothing else of that module is packed. Everything
+reached is packed once: a scope that lies under another one, or that is reached twice, belongs to the outermost, first
+one.
 """
 
 import dataclasses
@@ -35,7 +37,8 @@ from liftax.core.recursion import check_recursion
 from liftax.core.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.scope import Scope, copied
 from liftax.core.store import Store
-from liftax.core.targets import leaves_of, located, outermost, reached_from
+from liftax.core.targets import Lone, leaves_of, located, lone_variables, outermost, reached_from
+from liftax.core.variable import Variable
 from liftax.core.view import View
 from liftax.explain.transform import Transform
 from liftax.typing import Filter, Path, PRNGKey
@@ -96,7 +99,8 @@ class Packed:
         transform: the transform that packed it, for error texts.
         view: the shape of the target.
         leaves: the scopes and modules in it.
-        parts: for each leaf, what is rebound with it: (module or None, its snapshot, index of its root, path below).
+        parts: for each leaf, what is rebound with it: (module, Variable or None, its snapshot, index of its root, path
+            below).
         frame: the call of a module's method that the inner function runs in.
         roots: the packed scopes.
         groups: their variables, by filter.
@@ -354,10 +358,15 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
     for leaf in leaves:
         reached = reached_from(leaf, transform)
         found.append(reached)
-        for _, scope, _ in reached:
-            scopes.append(scope)
+        for _, scope, part in reached:
+            if not isinstance(part, Variable):
+                scopes.append(scope)
     roots = outermost(scopes)
-    view, parts = _placed(treedef, found, roots)
+    lone = lone_variables(found, roots)
+    view, parts = _placed(treedef, found, roots, lone)
+    held = [_variables(scope) for scope in roots] + [variable.variables() for variable in lone]
+    drawing, roots = roots, (*roots, *[variable.scope for variable in lone])
+    none = [{} for _ in lone]  # a variable draws nothing
     top = calls.top
     alone = len(leaves) == 1 and found[0][0][2] is not None
     reach: Filter = False
@@ -365,8 +374,8 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
     try:
         for filter_ in groups:
             reach = filters.union(reach, filter_)
-        for scope in roots:
-            grouped.append(filters.group(_variables(scope), groups))
+        for scope, own in zip(roots, held, strict=True):
+            grouped.append(filters.group(own, groups))
             mutable.append(filters.intersect(scope.store.mutable, reach))
     except errors.InvalidFilterError as error:
         raise errors.InvalidFilterError(f"{transform} at {roots[0].path_text}: {error}") from None
@@ -379,10 +388,10 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
         frame=Frame(leaves[0], top.capture, top.interceptors) if alone else top,
         roots=roots,
         groups=tuple(zip(*grouped, strict=True)),
-        keys=tuple([_keys(scope, rngs) for scope in roots]),
+        keys=(*[_keys(scope, rngs) for scope in drawing], *none),
         filters=groups,
         mutable=tuple(mutable),
-        counters=tuple([_counters(scope) for scope in roots]),
+        counters=(*[_counters(scope) for scope in drawing], *none),
         rng_bases=tuple([scope.streams[1] for scope in roots]),
         included=nothing,
         replay=nothing,
@@ -391,7 +400,10 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
 
 
 def _placed(
-    treedef: Any, found: Sequence[Sequence[tuple[Path, Scope, Any]]], roots: tuple[Scope, ...]
+    treedef: Any,
+    found: Sequence[Sequence[tuple[Path, Scope, Any]]],
+    roots: tuple[Scope, ...],
+    lone: tuple[Lone, ...],
 ) -> tuple[View, list[list[tuple[Any, Any, int, Path]]]]:
     """Return where each root shows in the target, and for each leaf what is rebound with it."""
     parts, slots = [], []
@@ -401,12 +413,20 @@ def _placed(
         row: list[tuple[Path, int, Path, bool]] = []
         rebound = []
         for prefix, scope, module in reached:
-            index, below = (0, ()) if scope is roots[0] else located(scope, roots)
+            own = Lone(scope, module.collection, module.name) if isinstance(module, Variable) else None
+            if own in lone:
+                index, below = len(roots) + lone.index(own), ()
+            else:
+                index, below = (0, ()) if scope is roots[0] else located(scope, roots)
             if id(module) not in seen:
                 rebound.append((module, None if module is None else module.lift_snapshot(), index, below))
             if module is not None:
                 seen.add(id(module))
-            if not prefix or (index not in owned and not below):
+            if own is not None:
+                if own in lone and index not in owned:
+                    owned.add(index)
+                    row.append((prefix, index, (own.name,), True))
+            elif not prefix or (index not in owned and not below):
                 owns = not below and index not in owned
                 if owns:
                     owned.add(index)

@@ -1,9 +1,12 @@
 """Targets: the scopes and modules that a transform is lifted over, and the errors for anything else.
 
 leaves_of    : target -> [scope or module]
-reached_from : scope or module -> [(field path, scope, module or None)]
+reached_from : scope or module -> [(field path, scope, module or Variable or None)]
+outermost    : scopes -> those that lie below no other: the roots that are packed
+lone_variables : variables of modules around, which are packed one by one
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +14,7 @@ import jax
 
 from liftax import errors
 from liftax.core.scope import Scope
+from liftax.core.variable import Variable
 from liftax.explain.transform import Transform
 from liftax.typing import Path
 
@@ -49,7 +53,10 @@ def leaves_of(target: Any, transform: Transform) -> tuple[list[Any], Any]:
 
 
 def reached_from(leaf: Any, transform: Transform) -> list[tuple[Path, Scope, Any]]:
-    """Return (field path, scope, module or None) for everything that a scope or a module reaches, itself first."""
+    """Return (field path, scope, what is rebound) for everything that a scope or a module reaches, itself first.
+
+    What is rebound is a module, a `Variable` that a module has as a field, or None for a scope.
+    """
     if isinstance(leaf, Scope):
         parts = [((), leaf, None)]
     else:
@@ -59,7 +66,11 @@ def reached_from(leaf: Any, transform: Transform) -> list[tuple[Path, Scope, Any
                 "@compact method or assign it in setup, or run this inside init or apply, or bind it with "
                 "module.bind(variables)."
             )
-        parts = [(prefix, part.scope, part) for prefix, part in leaf.lift_parts() if part.scope is not None]
+        parts = [
+            (prefix, part.scope, part)
+            for prefix, part in leaf.lift_parts()
+            if part.scope is not None and not (isinstance(part, Variable) and part.scope.store.dead)
+        ]
     for _, scope, _ in parts:
         if scope.store.dead:
             scope._raise_dead()
@@ -77,6 +88,37 @@ def outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
 def _below(scope: Scope, top: Scope) -> Path | None:
     n = len(top.path)
     return scope.path[n:] if scope.store is top.store and scope.path[:n] == top.path else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lone:
+    """A root that is one variable: a module has it as a field, and the module that it belongs to is not in the target.
+
+    Args:
+        scope: the scope that it belongs to.
+        col: its collection.
+        name: its name.
+    """
+
+    scope: Scope
+    col: str
+    name: str
+
+    def variables(self) -> dict[str, Any]:
+        """Return the variable as {collection: tree}."""
+        value = self.scope.collection(self.col).get(self.name, self)
+        return {} if value is self else {self.col: {self.name: value}}
+
+
+def lone_variables(found: list[list[tuple[Path, Scope, Any]]], roots: tuple[Scope, ...]) -> tuple[Lone, ...]:
+    """Return the variables among what is reached that lie at or below none of the scopes that are packed."""
+    lone = (
+        Lone(scope, x.collection, x.name)
+        for reached in found
+        for _, scope, x in reached
+        if isinstance(x, Variable) and all(_below(scope, root) is None for root in roots)
+    )
+    return tuple(dict.fromkeys(lone))
 
 
 def located(scope: Scope, roots: tuple[Scope, ...]) -> tuple[int, Path]:

@@ -63,5 +63,32 @@ class Variable(Generic[T]):
         """Tell whether the variable may be written."""
         return self.scope.is_mutable_collection(self.collection)
 
+    # --- being lifted, as the field of a module (see liftax.core.pack) ---
+
+    @property
+    def lift_owner(self) -> Any:
+        """The module through which it reaches its scope, and with which it is rebound; None if it holds a scope."""
+        return getattr(self._owner, "module", None)
+
+    def lift_snapshot(self) -> None:
+        """Return its state: it has none."""
+
+    def lift_install(self, snapshot: None, scope: Any) -> Any:
+        """Take on `scope`; return what `lift_restore` needs."""
+        saved, self._owner = self._owner, scope
+        return saved
+
+    def lift_restore(self, saved: Any) -> None:
+        """Go back to what was before `lift_install`."""
+        self._owner = saved
+
+    def lift_names(self) -> dict[str, int]:
+        """Return the automatic names that it has given: none."""
+        return {}
+
+    def lift_around(self) -> tuple[()]:
+        """Return the modules that it lies in: it looks at none."""
+        return ()
+
     def __repr__(self) -> str:
         return f"Variable({self.collection}/{self.name} at {self.scope.path_text})"

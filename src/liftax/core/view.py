@@ -44,6 +44,15 @@ class View(NamedTuple):
                     leaf[col] = _inserted(leaf.get(col, {}), prefix, tree)
         return leaf
 
+    def check(self, roots: Sequence[Mapping[str, Any]]) -> None:
+        """Check that no `Variable` shows where there is another variable.
+
+        Raises:
+            NameInUseError: a field that holds a Variable is named like a variable of its module.
+        """
+        if any(owns and below for slots in self.slots for _, _, below, owns in slots):
+            self.assemble(roots)
+
     def disassemble(self, tree: Any, what: str, error: type[errors.LiftaxError]) -> tuple[dict[str, Any], ...]:
         """Undo `assemble`: take variables' tangents or cotangents, shaped like the target, apart by root.
 
@@ -85,10 +94,21 @@ class View(NamedTuple):
 
 
 def _inserted(tree: Any, prefix: Path, part: Any) -> Any:
+    """Return `tree` with `part` at `prefix`, which joins what is there already."""
     if not prefix:
-        return {**tree, **part} if tree else part
+        return {**tree, **part}
     name, *rest = prefix
-    return {**tree, name: _inserted(tree.get(name, {}), tuple(rest), part)}
+    if not isinstance(tree, Mapping):
+        tree = {}
+    inside = tree.get(name, _MISSING)
+    if inside is _MISSING and not rest:
+        return {**tree, name: part}
+    if rest or (isinstance(inside, Mapping) and isinstance(part, Mapping)):
+        return {**tree, name: _inserted({} if inside is _MISSING else inside, tuple(rest), part)}
+    raise errors.NameInUseError(
+        f"The field {name!r} of a module holds a Variable, and the module has a variable of its own with this name, so "
+        f"that their derivatives would be given under one name. Rename the field or the variable."
+    )
 
 
 def _removed(leaf: dict[str, Any], col: str, prefix: Path) -> Any:

@@ -228,6 +228,7 @@ class Operands:
         check_filters(self.packed, self.filters, run)
 
     def _check_variables(self) -> None:
+        self.packed.view.check(self.packed.groups[0])
         if self.dtypes is not None:
             group = self.packed.groups[0]
             check_float_primals(group, ["variables"] * len(group), self.packed.transform, **self.dtypes)

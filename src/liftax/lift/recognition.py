@@ -134,6 +134,9 @@ def static(x: Any, where: str, seen: dict[int, int]) -> Any:
     if isinstance(x, jax.Array):
         return _ById(x)
     if isinstance(x, Variable):
+        if id(x) in seen:
+            return type(x), seen[id(x)]
+        seen[id(x)] = len(seen)
         return x.collection, x.name, x.unbox
     try:
         hash(x)

@@ -15,6 +15,7 @@ from liftax import errors
 from liftax.core import outside
 from liftax.core.calls import calls
 from liftax.core.scope import Scope
+from liftax.core.variable import Variable
 from liftax.module.attrs import ATOMIC, map_modules, modules_in
 from liftax.module.dataclass import UNSPECIFIED
 from liftax.typing import Path
@@ -270,11 +271,18 @@ class Binding:
 
     # --- being lifted (see liftax.core.pack) -------------------------------------------------------------------------
 
-    def lift_parts(self) -> Sequence[tuple[Path, "Binding"]]:
-        """Return this module and every module that it reaches, each with the field path that leads there."""
-        found: dict[int, tuple[Path, Binding]] = {}
+    def lift_parts(self) -> Sequence[tuple[Path, Any]]:
+        """Return what this module reaches, itself first, each with the field path that leads there.
+
+        That is modules, and `Variable`s of modules that it does not reach.
+        """
+        found: dict[int, tuple[Path, Any]] = {}
         _reach(self, (), found)
-        return list(found.values())
+        return [
+            (prefix, part)
+            for prefix, part in found.values()
+            if not isinstance(part, Variable) or id(part.lift_owner) not in found
+        ]
 
     @property
     def lift_sets_up(self) -> bool:
@@ -337,14 +345,20 @@ def _is_module(x: Any) -> bool:
     return isinstance(x, Binding)
 
 
-def _reach(module: "Binding", prefix: Path, found: dict[int, tuple[Path, Binding]]) -> None:
+def _is_part(x: Any) -> bool:
+    return isinstance(x, Binding | Variable)
+
+
+def _reach(module: Any, prefix: Path, found: dict[int, tuple[Path, Any]]) -> None:
     if id(module) in found:
         return
     found[id(module)] = prefix, module
+    if isinstance(module, Variable):
+        return
     own = module.__dict__
     for name, value in own.items():
         if type(value) not in ATOMIC and name not in _OWN:
-            for suffix, part in modules_in(value, _is_module):
+            for suffix, part in modules_in(value, _is_part):
                 _reach(part, (*prefix, f"{name}{suffix}"), found)
     for name, child in own["_state"].children.items():
         if isinstance(child, Binding):

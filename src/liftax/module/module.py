@@ -376,6 +376,10 @@ class _Owner:
         self._scope = module.scope
 
     @property
+    def module(self) -> Module | None:
+        return self._module()
+
+    @property
     def scope(self) -> Scope:
         module = self._module()
         return self._scope if module is None or module.scope is None else module.scope
