@@ -47,7 +47,7 @@ def test_rows_say_where_they_are_from():
     assert all(row.source.partition(":")[0] == __file__ and row.source.partition(":")[2].isdigit() for row in products)
     assert all(row.shape == (5, 8) and row.dtype == "float32" and row.bytes == 160 for row in products)
     assert products[0].flops >= 2 * 5 * 8 * 8
-    assert {row.primitive for row in rows} >= {"argument", "tanh", "dot_general"}
+    assert {row.primitive for row in rows} >= {"argument", "dot_general"}
 
 
 def test_rows_of_a_loop():

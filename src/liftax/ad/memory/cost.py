@@ -49,6 +49,8 @@ MOVES = frozenset(
         "scatter",
         "select_and_gather_add",
         "split",
+        "unstack",
+        "stack",
         "iota",
         "squeeze",
         "tile",

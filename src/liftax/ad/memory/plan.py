@@ -215,7 +215,7 @@ def _within_bytes(goal: Goal, jaxpr: Any, nonzero: Sequence[bool]) -> Derivative
         network = goal.network(Graph(again))
         found = _search(network, goal, limit)
         if found is not None:
-            if whole is not None and _all_flops(region.network.graph, whole) < 0.99 * _all_flops(network.graph, found):
+            if whole is not None and _all_flops(region.network.graph, whole) < 0.9 * _all_flops(network.graph, found):
                 return Derivative(region.network.graph, whole, goal.barrier)
             return Derivative(network.graph, found, goal.barrier)
         price = min(max(4 * price, 1.0), HIGHEST) if price < HIGHEST / 100 else HIGHEST
