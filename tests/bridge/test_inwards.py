@@ -443,7 +443,11 @@ def test_init_equals_apply(name):
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
-@pytest.mark.parametrize("wrong", [linen.Dense, nnx.Linear, eqx.nn.Linear, hk.Linear, 3, None, jnp.tanh], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [linen.Dense, nnx.Linear, eqx.nn.Linear, hk.Linear, 3, None, jnp.tanh],
+    ids=["Dense of Linen", "Linear of NNX", "Linear of Equinox", "Linear of Haiku", "3", "None", "tanh"],
+)
 def test_refuses_what_is_not_a_model(name, wrong):
     with pytest.raises(errors.ForeignModuleError, match=rf"bridge\.{name} got .*expected"):
         getattr(bridge, name)(wrong)

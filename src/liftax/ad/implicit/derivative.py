@@ -130,4 +130,4 @@ def _solution_backwards(
 
 
 def _dense(ct: Any) -> Any:
-    return jnp.zeros(ct.shape, ct.dtype) if isinstance(ct, SymbolicZero) else ct
+    return jnp.zeros(ct.shape, jnp.result_type(ct)) if isinstance(ct, SymbolicZero) else ct

@@ -272,7 +272,7 @@ def _get(marks: Marks, operands: Operands) -> Tangents:
 def _put(marks: Marks, operands: Operands, marked: Tangents) -> Operands:
     parts = zip(marks, (operands.consts, operands.xs, operands.init), marked, strict=True)
     consts, xs, init = (tuple(merge(m, whole, part)) for m, whole, part in parts)
-    return Operands(consts, xs, operands.count, init)
+    return Operands(consts, xs, operands.total, init)
 
 
 def _zero(x: Any) -> Any:

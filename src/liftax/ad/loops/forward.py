@@ -162,7 +162,8 @@ def kept_states(program: Program, saved: Saved) -> Online:
     if c == 1:
         return start
     if len(saved.plan) > 1:
-        return Online(*saved.plan, start.r)
+        count, steps, slots = saved.plan
+        return Online(count, steps, slots, start.r)
     end = saved.plan[0] if saved.plan else jnp.asarray(program.options.length, jnp.int32)
 
     def place(carry: tuple[Any, Online, Rank]) -> tuple[Any, Online, Rank]:

@@ -29,13 +29,13 @@ class Operands(NamedTuple):
     Args:
         consts: what all steps see.
         xs: what each step sees a slice of, along the leading axis.
-        count: the number of steps, if it is known, but not to the program: an integer for each member.
+        total: the number of steps, if it is known, but not to the program: an integer for each member.
         init: the state before the first step.
     """
 
     consts: tuple[Any, ...]
     xs: tuple[Any, ...]
-    count: tuple[Any, ...]
+    total: tuple[Any, ...]
     init: tuple[Any, ...]
 
 
@@ -146,7 +146,7 @@ class Program:
 
     def counts(self, operands: Operands) -> Any:
         """Return the number of steps, for each member, of a loop where it is known."""
-        return operands.count[0] if operands.count else jnp.asarray(self.options.length, jnp.int32)
+        return operands.total[0] if operands.total else jnp.asarray(self.options.length, jnp.int32)
 
     def index(self, i: Any) -> Any:
         """Return where step `i` finds its slice."""
@@ -309,7 +309,7 @@ class Program:
                 [_stacked(v, size) if m else v for v, m in zip(values, mask, strict=True)]
                 if isinstance(values, list)
                 else (_stacked(values, size) if mapped else values)
-                for values, mask in zip(self.example, (consts, None, xs, state), strict=True)
+                for values, mask in zip(self.example, (consts, (), xs, state), strict=True)
             )  # type: ignore[arg-type]
         )
         depths = Depths(

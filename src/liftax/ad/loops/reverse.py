@@ -40,9 +40,9 @@ class Pull(NamedTuple):
 class Cotangents(NamedTuple):
     """Of the constants and slices, from the steps reversed so far; and of the state before them."""
 
-    consts: list[Any]
-    xs: list[Any]
-    state: list[Any]
+    consts: Arrays
+    xs: Arrays
+    state: Arrays
 
 
 class Place(NamedTuple):

@@ -215,12 +215,12 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, T], T], init: T, 
 
     def plain(operands: Operands) -> tuple[Any, Any]:
         consts = list(operands.consts)
-        bounds = (lower, upper) if length is not None else consts[-2:]
+        first, last = (lower, upper) if length is not None else consts[-2:]
 
         def at(i: Any, state: Any) -> Any:
             return step.run(consts[:-2], [i, *state])[0][1:]
 
-        return lax.fori_loop(*bounds, at, list(operands.init)), []
+        return lax.fori_loop(first, last, at, list(operands.init)), []
 
     example = Example(list(consts), jnp.ones((), bool), [], list(flat))
     program = Program(one, None, example, Options(length, length, chosen(checkpoints, length)), plain=plain)
