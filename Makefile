@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PRECIOUS: .venv/.with-%
-.PHONY: help demo test test-all lint format types docs bench hooks clean
+.PHONY: help demo test test-all lint format types docs bench compat hooks clean
 
 JOBS ?= 2
 ARGS ?=
@@ -40,6 +40,14 @@ docs: .venv/.with-docs ## build the documentation, running all of its code, into
 
 bench: .venv/.with-bench ## measure liftax beside plain JAX and its peers (ARGS= goes to the benchmarks)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+compat: .venv/.with-test ## run published packages built on Linen on Flax and on liftax, and compare (ARGS= names some)
+	$(BIN)/python -m venv --clear .cache/compat
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > .cache/compat/paths
+	cp .cache/compat/paths "$$(.cache/compat/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
+	.cache/compat/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -r tests/compat/requirements.txt
+	.cache/compat/bin/python -m pip install --disable-pip-version-check -q --no-deps apax==0.14.0 jax-md==0.2.29
+	PYTHONPATH=src .cache/compat/bin/python -m tests.compat $(ARGS)
 
 hooks: .venv/.with-dev .venv/.with-lint ## check every commit before it is made
 	$(BIN)/pre-commit install
