@@ -23,7 +23,7 @@ from liftax import _compat
 from liftax.core import rngs
 from liftax.core.shapes import fingerprint
 
-TRUSTED = frozenset({initializers.zeros.__module__, initializers.normal(1.0).__module__})
+TRUSTED = {initializers.zeros.__module__, initializers.normal(1.0).__module__}
 """Modules whose initializers return an array of the shape that they are given, and depend on nothing else."""
 
 _representatives: dict[Any, Callable[..., Any]] = {}
@@ -31,7 +31,7 @@ _known: weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any] | None]
 
 
 def trusted(init_fn: Any) -> bool:
-    """Tell whether `init_fn` is an initializer of JAX."""
+    """Tell whether `init_fn` is an initializer of JAX, or of a layer's module that is listed as `TRUSTED`."""
     return getattr(init_fn, "__module__", "") in TRUSTED
 
 
