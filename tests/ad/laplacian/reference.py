@@ -33,12 +33,16 @@ def check(*functions, x=X, rtol=1e-8, sparsities=("auto",)):
 
 
 def widest(f, x, rank):
-    """Return the largest leading axis of an array of the rank in the program of a Laplacian, sums of all others apart."""
+    """Return the largest leading axis of an array of features, of the rank, in the program of a Laplacian."""
     found = [1]
     holds_features = lambda shape: len(shape) == rank and np.prod(shape[1:]) > 1
 
     def visit(jaxpr):
-        for eqn in jaxpr.eqns:
+        live = set(map(id, jaxpr.outvars))
+        for eqn in reversed(jaxpr.eqns):
+            if not any(id(v) in live for v in eqn.outvars):  # the compiler drops it
+                continue
+            live.update(map(id, eqn.invars))
             found.extend(v.aval.shape[0] for v in eqn.outvars if holds_features(v.aval.shape))
             for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
                 if hasattr(inner, "eqns"):

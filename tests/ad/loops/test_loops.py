@@ -117,17 +117,20 @@ def test_program_is_that_of_jax():
     assert sorted(operations(loop(lx.while_loop))) == sorted(operations(loop(jax.lax.while_loop)))
 
 
-def test_kept_bytes_are_those_of_the_carries():
-    """The initial carry counts as one of them, and what a way back does not read is not kept."""
-    x, k = jnp.ones(1000), 7
+def test_kept_bytes_do_not_grow_with_the_steps():
+    """They are those of the carries, of the operands and the outputs; what a way back does not read is not kept."""
+    x, k, buffer = jnp.ones(1000), 7, jnp.zeros(5000)
 
-    def loop(x):
-        body = lambda c: (c[0] + 1, jnp.sin(c[1]), c[2].at[c[0]].set(c[1][0]))
-        return lx.while_loop(lambda c: c[0] < 50, body, (0, x, jnp.zeros(5000)), checkpoints=k)[1:]
+    def kept(steps):
+        def loop(x):
+            body = lambda c: (c[0] + 1, jnp.sin(c[1]), c[2].at[c[0]].set(c[1][0]))
+            return lx.while_loop(lambda c: c[0] < steps, body, (0, x, buffer), checkpoints=k)[1:]
 
-    pull = jax.vjp(loop, x)[1]
-    kept = sum(a.nbytes for a in {id(a): a for a in jax.tree.leaves(pull)}.values())
-    assert k * x.nbytes <= kept <= k * x.nbytes + 5000 * 4 + 12 * k + 100
+        pull = jax.vjp(loop, x)[1]
+        return sum(a.nbytes for a in {id(a): a for a in jax.tree.leaves(pull)}.values())
+
+    assert k * x.nbytes <= kept(50) <= (k + 2) * x.nbytes + 2 * buffer.nbytes + 12 * k + 100
+    assert kept(500) == kept(50)
 
 
 def test_integers_keys_and_nested_loops():
