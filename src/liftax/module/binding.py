@@ -18,6 +18,7 @@ from liftax.core.scope import Scope
 from liftax.core.variable import Variable
 from liftax.module.attrs import ATOMIC, map_modules, modules_in
 from liftax.module.dataclass import UNSPECIFIED
+from liftax.module.pickling import reduced, restored
 from liftax.typing import Path
 
 M = TypeVar("M", bound="Binding")
@@ -93,6 +94,15 @@ class Binding:
     field_names: ClassVar[tuple[str, ...]] = ()
     preserve_adopted_names: ClassVar[bool] = False  # True: modules given as fields keep the names that they have
     _state: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = self.__dict__
+        return own if self.scope is not None else {name: reduced(value) for name, value in own.items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        fields: dict[str, Any] = getattr(type(self), "__dataclass_fields__", {})
+        for name, value in state.items():
+            self.__dict__[name] = restored(value, fields[name].default if name in fields else None)
 
     # --- making and binding ------------------------------------------------------------------------------------------
 
