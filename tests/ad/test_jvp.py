@@ -68,7 +68,7 @@ def test_over_vjp():
         ((P, 2.0), (P_DOT, 1), r"at \[1\]: expected float32\[\], got int \(int32\[\]\).* Write 1.0 instead of 1"),
         ((P, 2), (P_DOT, 1.0), r"at \[1\]: expected float0\[\], got float"),
         ((P, X), (P_DOT, None), r"at \[1\]: expected float32\[2\], got None"),
-        (X, X, r"primals as a tuple or list.*Write jvp\(f, \(x,\), \(x_dot,\)\)"),
+        (X, X, r"primals as a tuple or list.*The call is jvp\(f, \(x,\), \(x_dot,\)\)"),
         ((P, X), X, "tangents as a tuple or list"),
     ],
 )
