@@ -39,6 +39,10 @@ ADDED = {
     "grad": {"vjp_variables", "argnums", "holomorphic", "allow_int", "wrt"},
     "value_and_grad": {"vjp_variables", "argnums", "holomorphic", "allow_int", "wrt"},
     "remat_scan": {"metadata_params"},
+    "checkpoint": {"budget", "recompute"},
+    "remat": {"budget", "recompute"},
+    "scan": {"checkpoints"},
+    "while_loop": {"max_steps", "checkpoints"},
 }
 OPTIONAL = {("jvp", "variable_tangents")}  # what Linen demands, and may be left out here
 
