@@ -56,7 +56,7 @@ class Picard:
     Example:
         >>> import liftax as lx
         >>> x, info = lx.fixed_point(lambda x: 3 - 2 * x, 0.0, solver=lx.Picard(damping=0.25))  # no contraction
-        >>> print(x)
+        >>> print(x.round(4))
         1.0
     """
 
