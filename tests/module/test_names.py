@@ -8,6 +8,7 @@ from typing import Any
 import flax.core
 import flax.errors
 import flax.linen
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -180,3 +181,68 @@ def test_class_of_modules_stays_small():
     lines, _ = inspect.getsourcelines(nn.Module)
     assert len(lines) <= 400
     assert {f.name for f in dataclasses.fields(nn.Dense)} >= {"parent", "name"}
+
+
+def test_name_of_a_module_that_is_handed_along_is_taken():
+    """A lifted function that gets `a` beside the module that it lies in makes no other `a` on its variables."""
+
+    class Made(nn.Module):
+        transform: object
+        field: bool = False
+
+        @nn.compact
+        def __call__(self, x):
+            a = nn.Dense(2, name="a")
+            other = nn.Sequential([a]) if self.field else a
+
+            def helper(mdl, x, other):
+                return nn.Dense(2, name="a")(x) + other(x)
+
+            return self.transform(helper)(self, x, other)
+
+    x = jnp.ones((2, 3))
+    for transform in (nn.jit, nn.remat):
+        for field in (False, True):
+            with pytest.raises(errors.NameInUseError):
+                Made(transform, field).init(jax.random.key(0), x)
+
+    def differentiated(helper):
+        return lambda mdl, x, other: nn.vjp(lambda mdls, x: helper(mdls[0], x, mdls[1]), (mdl, other), x)[0]
+
+    with pytest.raises(errors.NameInUseError):
+        Made(differentiated).init(jax.random.key(0), x)
+
+
+def test_name_that_the_function_makes_again_is_free():
+    """A module made in `setup`, and one that the function is not handed, are made again inside."""
+
+    class Again(nn.Module):
+        def setup(self):
+            self.a = nn.Dense(2)
+
+        def __call__(self, x):
+            return nn.jit(lambda mdl, x, a: mdl.a(x) + a(x))(self, x, self.a)
+
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(2, name="a")(x)
+            return y + nn.jit(lambda mdl, x: nn.Dense(2, name="a")(x))(self, x)
+
+    x = jnp.ones((2, 3))
+    for model in (Again(), Shared()):
+        y, variables = model.init_with_output(jax.random.key(0), x)
+        assert set(variables["params"]) == {"a"}
+        kernel = variables["params"]["a"]["kernel"]
+        assert jnp.allclose(y, 2 * x @ kernel, atol=1e-6)
+
+
+def test_name_of_a_variable_for_a_submodule_inside():
+    class Made(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("a", nn.initializers.ones, ())
+            return nn.jit(lambda mdl, x: nn.Dense(2, name="a")(x))(self, x)
+
+    with pytest.raises(errors.NameInUseError):
+        Made().init(jax.random.key(0), jnp.ones((2, 3)))

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.nn import initializers
 
-from liftax import _compat
-from liftax.core import rngs
-from liftax.core.shapes import fingerprint
+from liftax import _compat, errors
+from liftax.core import refusals, rngs
+from liftax.core.shapes import fingerprint, initialized_shapes
 
 TRUSTED = {initializers.zeros.__module__, initializers.normal(1.0).__module__}
 """Modules whose initializers return an array of the shape that they are given, and depend on nothing else."""
@@ -87,3 +88,26 @@ def _representative(init_fn: Callable[..., Any]) -> Callable[..., Any] | None:
             _representatives.clear()
         _known[init_fn] = None if found is None else _representatives.setdefault(found, init_fn)
     return _known[init_fn]
+
+
+def check_shape(
+    value: Any, name: str, where: str, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Raise ScopeParamShapeError if a parameter has another shape than its initializer gives.
+
+    An initializer of JAX takes the shape first: where the parameter has that shape there is nothing to trace, and where
+    not, the initializer itself decides. The first argument of a user's may be anything, an array too.
+    """
+    if trusted(init_fn) and args and isinstance(args[0], tuple) and getattr(value, "shape", None) == args[0]:
+        return
+    if not callable(init_fn):
+        raise refusals.no_initializer("params", name, where, init_fn)
+    got = [np.shape(x) for x in jax.tree.leaves(value)]
+    expected = initialized_shapes(init_fn, args, kwargs)
+    if got != expected:
+        one = len(got) == len(expected) == 1
+        raise errors.ScopeParamShapeError(
+            f"The parameter {name!r} at {where} has shape{'' if one else 's'} {got[0] if one else got}, and its "
+            f"initializer expects {expected[0] if one else expected}. Were the variables made for inputs or "
+            "hyperparameters of another size?"
+        )

@@ -82,6 +82,11 @@ class Liftable(Protocol):
         """Go back to the state before `lift_install`."""
         ...
 
+    @property
+    def lift_made_in_setup(self) -> bool:
+        """Whether the `setup` of what it lies in made it, and will make it again."""
+        ...
+
     def lift_names(self) -> Mapping[str, int]:
         """Return the automatic names that it has given: class name -> next number."""
         ...
@@ -113,6 +118,8 @@ class Packed:
         replay: for each root, the draws that creating these took, to be counted once more where they are declared.
         creates: variables may be created inside.
         compiled: state leaves a function that is compiled by itself.
+        handed: (index of its root, path below) of what is handed to the function beside the module or scope that it
+            lies in: its name is taken there.
     """
 
     transform: Transform
@@ -131,6 +138,7 @@ class Packed:
     replay: tuple[Mapping[Path, dict[str, int]], ...]
     creates: bool = True
     compiled: bool = False
+    handed: tuple[tuple[int, Path], ...] = ()
 
     def with_(self, **changes: Any) -> "Packed":
         """Return a packed target with other values in some fields."""
@@ -266,14 +274,20 @@ class Bound:
         self._frame = calls.top
         self._saved = saved = []
         leaves = []
+        placed: dict[tuple[int, Path], Scope] = {}
         for leaf, parts in zip(packed.leaves, packed.parts, strict=True):
             for module, snapshot, index, below in parts:
                 scope = scopes[index].at(below) if below else scopes[index]
+                placed.setdefault((index, below), scope)
                 if module is None:
                     leaf = scope
                 else:
                     saved.append((module, module.lift_install(snapshot, scope)))
             leaves.append(leaf)
+        for index, (*above, name) in packed.handed:
+            holder = placed.get((index, tuple(above)))
+            if holder is not None:
+                holder.push(name, reuse=True)
         self.target = packed.view.treedef.unflatten(leaves)
         calls.top = packed.frame
         return self
@@ -396,6 +410,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
         included=nothing,
         replay=nothing,
         compiled=any(scope.store.compiled for scope in roots),
+        handed=_handed(found, drawing) if len(leaves) > 1 else (),
     )
 
 
@@ -434,6 +449,27 @@ def _placed(
         slots.append(tuple(row))
         parts.append(rebound)
     return View(treedef, tuple(slots)), parts
+
+
+def _handed(
+    found: Sequence[Sequence[tuple[Path, Scope, Any]]], roots: tuple[Scope, ...]
+) -> tuple[tuple[int, Path], ...]:
+    """Return where the modules and scopes are that are handed over along with what they lie in.
+
+    Their names are taken inside, so that nothing of the same name is made, by mistake, on their variables. A module
+    that `setup` made is left out: `setup` runs again inside, and makes it.
+    """
+    handed = {}
+    for reached in found:
+        top = reached[0][1]
+        for prefix, scope, part in reached:
+            within = prefix and scope.store is top.store and scope.path[: len(top.path)] == top.path
+            if within or isinstance(part, Variable) or (part is not None and part.lift_made_in_setup):
+                continue
+            index, below = located(scope, roots)
+            if below:
+                handed[index, below] = None
+    return tuple(handed)
 
 
 def _variables(scope: Scope) -> dict[str, Any]:

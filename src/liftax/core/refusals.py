@@ -186,3 +186,19 @@ def _cant(store: Store, col: str, name: str, where: str) -> str:
 
 def _arguments(block: Store) -> str:
     return f"the filters of {block.owner} ({', '.join(block.owner.filters)})"
+
+
+def variable_for_submodule(store: Store, col: str, path: str) -> errors.NameInUseError:
+    """Return the error for a submodule whose name a variable has."""
+    return errors.NameInUseError(
+        f"{store.owner}: the name of the submodule at {path} is in use: a variable of the collection {col!r} has it. "
+        "Choose another name for one of them."
+    )
+
+
+def ended(store: Store, path: str) -> errors.InvalidScopeError:
+    """Return the error for a scope that is used after its call or transform."""
+    return errors.InvalidScopeError(
+        f"The scope {path} was used after its {store.owner} had ended. A module made or bound inside a call or a "
+        "transform holds its variables only until the end of it: return arrays from it, not modules or scopes."
+    )

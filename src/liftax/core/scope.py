@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from liftax import _compat, errors
 from liftax.core import meta, outside, refusals
@@ -22,9 +21,8 @@ from liftax.core.filters import intersect as intersect_filters
 from liftax.core.filters import is_empty as is_filter_empty
 from liftax.core.filters import subtract as subtract_filters
 from liftax.core.filters import union as union_filters
-from liftax.core.initial import drawn, trusted
+from liftax.core.initial import check_shape, drawn
 from liftax.core.rngs import LazyRng
-from liftax.core.shapes import initialized_shapes
 from liftax.core.store import Store
 from liftax.core.variable import Variable
 from liftax.typing import Filter, Path, PRNGKey, Variables
@@ -319,6 +317,8 @@ class Scope:
             tree = self.parent._tree(col).get(self.name)  # type: ignore[arg-type]
             if tree is None:
                 return _EMPTY
+            if not isinstance(tree, Mapping):
+                raise refusals.variable_for_submodule(self.store, col, self.path_text)
             self._cols[col] = tree
         return tree
 
@@ -429,7 +429,7 @@ class Scope:
         if store.replay:
             self._replay("params", name)
         plain = meta.unbox(value)
-        self._check_shape(name, plain, init_fn, init_args, init_kwargs)
+        check_shape(plain, name, self.path_text, init_fn, init_args, init_kwargs)
         return plain if unbox else value
 
     def _initial(self, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -455,34 +455,11 @@ class Scope:
             for stream, n in drawn.items():
                 counts[stream] = counts.get(stream, 0) + n
 
-    def _check_shape(
-        self, name: str, value: Any, init_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        # An initializer of JAX takes the shape first. Where the parameter has that shape there is nothing to trace;
-        # where not, the initializer itself decides. The first argument of a user's may be anything, an array too.
-        if trusted(init_fn) and args and isinstance(args[0], tuple) and getattr(value, "shape", None) == args[0]:
-            return
-        if not callable(init_fn):
-            raise refusals.no_initializer("params", name, self.path_text, init_fn)
-        got = [np.shape(x) for x in jax.tree.leaves(value)]
-        expected = initialized_shapes(init_fn, args, kwargs)
-        if got != expected:
-            one = len(got) == len(expected) == 1
-            raise errors.ScopeParamShapeError(
-                f"The parameter {name!r} at {self.path_text} has shape{'' if one else 's'} "
-                f"{got[0] if one else got}, and its initializer expects {expected[0] if one else expected}. Were the "
-                "variables made for inputs or hyperparameters of another size?"
-            )
-
     def _not_found(self, col: str, name: str, cls: type[errors.LiftaxError]) -> errors.LiftaxError:
         return refusals.not_found(self.store, col, name, self.path_text, self.collection(col), cls)
 
     def _raise_dead(self) -> None:
-        raise errors.InvalidScopeError(
-            f"The scope {self.path_text} was used after its {self.store.owner} had ended. A module made or bound "
-            "inside a call or a transform holds its variables only until the end of it: return arrays from it, not "
-            "modules or scopes."
-        )
+        raise refusals.ended(self.store, self.path_text)
 
 
 def copied(tree: Any) -> Any:

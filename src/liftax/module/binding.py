@@ -300,6 +300,13 @@ class Binding:
         state = self._state
         return not state.setup_done and not state.in_setup and type(self).setup is not Binding.setup
 
+    @property
+    def lift_made_in_setup(self) -> bool:
+        """Whether the module that this one lies in has a `setup`, which makes its submodules each time anew."""
+        ref = self.__dict__.get("_parent")
+        parent = ref() if isinstance(ref, weakref.ref) else ref
+        return isinstance(parent, Binding) and type(parent).setup is not Binding.setup
+
     def lift_snapshot(self) -> dict[str, Any]:
         """Return the state of this module alone, as it is before `setup`, which may keep values of variables."""
         state = self._state.copy()
