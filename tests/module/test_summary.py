@@ -1,5 +1,6 @@
 """Tables of models: what Linen's hold, with and without rich."""
 
+import enum
 import importlib.util
 import re
 from typing import Any
@@ -9,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from liftax import nn
+from liftax import core, nn
+from liftax.module.summary import rows
 
 KEY, X = jax.random.key(0), jnp.ones((16, 9))
 
@@ -100,3 +102,84 @@ def test_module_paths_are_linens():
     assert {k: type(m).__name__ for k, m in ours.items()} == {k: type(m).__name__ for k, m in theirs.items()}
     assert ours["Dense_0"] == nn.Dense(4)
     assert ours["Dense_0"].scope is None
+
+
+class Keys(enum.StrEnum):
+    ENERGY = "energy"
+    FORCES = "forces"
+
+
+def boxed(lib: Any) -> Any:
+    ones = lib.initializers.ones
+
+    class Net(lib.Module):
+        @lib.compact
+        def __call__(self, x):
+            kernel = lib.with_partitioning(ones, ("data", None))
+            bias = lib.with_logical_partitioning(ones, ("model",))
+            y = lib.Dense(3, kernel_init=kernel, bias_init=bias)(x[Keys.ENERGY])
+            return {Keys.FORCES: y, "rest": (1.5, None, [y])}
+
+    return Net()
+
+
+def test_axis_names_and_keys_of_an_enumeration():
+    ours, theirs = (words(boxed(lib).tabulate(KEY, {Keys.ENERGY: X}, console_kwargs=WIDE)) for lib in (nn, flax.linen))
+    assert ours == theirs
+    assert "P(data," in ours
+
+
+def lifted_function(lib: Any) -> Any:
+    class Net(lib.Module):
+        @lib.compact
+        def __call__(self, x):
+            dense = lib.Dense(9)
+            x = lib.remat(lambda m, x: m(x))(dense, x)
+            step = lambda m, c, _: (m(c), None)
+            return lib.scan(step, variable_broadcast="params", split_rngs={"params": False}, length=2)(dense, x, None)
+
+    return Net()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.WeightNorm(nn.Dense(9)),
+        nn.RNN(nn.LSTMCell(9)),
+        nn.Conv(9, (3,)),
+        lifted_function(nn),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_operations_are_counted_in_every_row(model: Any):
+    """Linen stops where a row is a function of a module, and not a method: it looks for the latter by its name."""
+    x = X if isinstance(model, nn.WeightNorm) else X[None]
+    text = model.tabulate(
+        KEY, x, compute_flops=True, compute_vjp_flops=True, show_repeated=True, console_kwargs={"width": 400}
+    )
+    assert "lambda" not in text
+    for row in rows(model, KEY, (x,), {}, None, True, core.DenyList("intermediates")):
+        assert row.method == "__call__"
+        assert jax.tree.leaves(row.inputs)
+    counts = [re.findall(r"[│┃] +(\d+) +(?=[│┃])", line) for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    assert any(counts)
+    assert all(0 < int(flops) < int(vjp) for flops, vjp in filter(None, counts))
+
+
+def test_helper_that_can_not_run_by_itself():
+    """Its cells stay empty: no operations are counted for a method that declares what its caller's @compact allows."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.scaled(x) + self.twice(x)
+
+        def scaled(self, x):
+            return x * self.param("scale", nn.initializers.ones, ())
+
+        def twice(self, x):
+            return 2 * x
+
+    found = nn.tabulate(Net(), KEY, compute_flops=True, show_repeated=True, console_kwargs=WIDE)(X)
+    assert "(scaled)" in found
+    assert "144" in found

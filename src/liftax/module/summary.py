@@ -3,7 +3,9 @@
 `init` runs with types alone, and an interceptor (see `liftax.module.intercept`) writes down every call.
 """
 
+import contextlib
 import dataclasses
+import enum
 import importlib.util
 import io
 from collections.abc import Callable, Mapping
@@ -12,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from liftax import core
-from liftax.core.meta import unbox
+from liftax import core, errors
+from liftax.core.meta import AxisMetadata, unbox
 from liftax.module.intercept import InterceptorContext, intercept_methods
 from liftax.typing import Filter, Path
 
@@ -26,17 +28,19 @@ class Row:
         path: the names from the root module down to this one.
         module: an unbound copy.
         method: the method's name.
+        runs: what `apply` takes as `method` to run it: its name, or the function of a module that it was given.
         inputs: its arguments, arrays as `jax.ShapeDtypeStruct`.
         outputs: what it returns.
         variables: collection -> the variables of this module alone.
         counted: collection -> the variables that count as its own: with those of submodules that are not shown.
-        flops: floating-point operations of the call, if asked for.
-        vjp_flops: those of the call and its backward pass, if asked for.
+        flops: floating-point operations of the call, if asked for and if the method can run by itself.
+        vjp_flops: those of the call and its backward pass, likewise.
     """
 
     path: Path
     module: Any
     method: str
+    runs: str | Callable[..., Any]
     inputs: Any
     outputs: Any
     variables: dict[str, Any]
@@ -91,7 +95,8 @@ def tabulate(
         columns = ["path", "module", "inputs", "outputs"]
         if compute_flops or compute_vjp_flops:
             for row in table:
-                _count(row, rngs, mutable, compute_flops, compute_vjp_flops)
+                with contextlib.suppress(errors.LiftaxError):  # a helper that only runs inside of another method
+                    _count(row, rngs, mutable, compute_flops, compute_vjp_flops)
             columns += ["flops"] * compute_flops + ["vjp_flops"] * compute_vjp_flops
         draw = _rich if importlib.util.find_spec("rich") else _plain
         return draw(module, table, columns, console_kwargs or {}, table_kwargs or {}, column_kwargs or {})
@@ -154,10 +159,11 @@ def rows(
 
     def record(next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext) -> Any:
         mdl = context.module
-        if context.method_name == "setup" or mdl.scope is None:
+        if context.method_name == "setup" or mdl.scope is None or (found and not _is_method(context)):
             return next_fun(*args, **kwargs)
         copy = mdl.clone(parent=None, _deep_clone=True, _reset_names=True, name=None)
-        row = Row(mdl.path, copy, context.method_name, _types((args, kwargs)), None, {}, {})
+        method = context.method_name if _is_method(context) else _function(context)
+        row = Row(mdl.path, copy, context.method_name, method, _types((args, kwargs)), None, {}, {})
         found.append(row)
         out = next_fun(*args, **kwargs)
         row.outputs = _types(out)
@@ -191,6 +197,19 @@ def rows(
     return shown
 
 
+def _is_method(context: InterceptorContext) -> bool:
+    """Tell a method of the module's class from a function of it, such as the target of a lifted transform."""
+    method = getattr(type(context.module), context.method_name, None)
+    fn = _function(context)
+    while method is not None and method is not fn:
+        method = getattr(method, "__wrapped__", None)
+    return method is not None
+
+
+def _function(context: InterceptorContext) -> Callable[..., Any]:
+    return context.orig_method.func  # type: ignore[attr-defined]
+
+
 def _at(path: Path, variables: Any) -> dict[str, Any]:
     here = dict(variables)
     for name in path:
@@ -220,11 +239,11 @@ def _count(row: Row, rngs: Any, mutable: Filter, forward: bool, backward: bool) 
 
     def init(arrays: Any) -> Any:
         args, kwargs = inputs(arrays)
-        return row.module.init(rngs, *args, method=row.method, mutable=mutable, **kwargs)
+        return row.module.init(rngs, *args, method=row.runs, mutable=mutable, **kwargs)
 
     def apply(variables: Any, arrays: Any) -> Any:
         args, kwargs = inputs(arrays)
-        out = row.module.apply(variables, *args, rngs=rngs, method=row.method, mutable=mutable, **kwargs)
+        out = row.module.apply(variables, *args, rngs=rngs, method=row.runs, mutable=mutable, **kwargs)
         return [x for x in jax.tree.leaves(out) if _is_array(x)]
 
     def vjp(variables: Any, arrays: Any) -> Any:
@@ -264,17 +283,34 @@ def _size_text(size: int, count: int) -> str:
     return f"{size:,} ({amount} {('B', 'KB', 'MB', 'GB', 'TB')[power]})"
 
 
-def _text(value: Any, indent: str = "") -> str:
-    """Return a tree as lines: `name: float32[3,4]`."""
-    value = unbox(value)
+def _text(value: Any) -> str:
+    """Return a tree as lines: `name: float32[3,4]`; after it the axis names of a box, `P(None, model)`."""
+    return "" if value is None else "\n".join(_lines(value))
+
+
+def _lines(value: Any) -> list[str]:
+    names = None
+    if isinstance(value, AxisMetadata):
+        names, value = getattr(value, "names", None), unbox(value)
     if _is_array(value):
-        return f"{indent}{value.dtype}[{','.join(map(str, value.shape))}]"
+        axes = "" if names is None else f" P{names}".replace("'", "")
+        return [f"{value.dtype}[{','.join(map(str, value.shape))}]{axes}"]
     if isinstance(value, Mapping):
-        return "\n".join(f"{indent}{k}: {_text(v).strip()}" if not isinstance(unbox(v), Mapping) else
-                         f"{indent}{k}:\n{_text(v, indent + '  ')}" for k, v in value.items())  # fmt: skip
+        lines = []
+        for key, part in value.items():
+            key = key.value if isinstance(key, enum.Enum) else key
+            inner = _lines(part)
+            if isinstance(unbox(part), Mapping) and part:
+                lines += [f"{key}:", *(f"  {line}" for line in inner)]
+            elif isinstance(part, tuple | list) and part:
+                lines += [f"{key}:", *inner]
+            else:
+                lines.append(" ".join([f"{key}:", *inner]))
+        return lines
     if isinstance(value, tuple | list):
-        return "\n".join(f"{indent}- {_text(v).strip()}" for v in value)
-    return f"{indent}{value}" if value is not None else ""
+        items = [_lines(part) for part in value]
+        return [f"{'  ' if i else '- '}{line}" for item in items for i, line in enumerate(item)]
+    return [str(value)]
 
 
 def _cells(row: Row, columns: list[str], collections: list[str]) -> list[str]:
@@ -286,8 +322,8 @@ def _cells(row: Row, columns: list[str], collections: list[str]) -> list[str]:
         "module": type(row.module).__name__ + method,
         "inputs": _text(inputs),
         "outputs": _text(row.outputs),
-        "flops": str(row.flops),
-        "vjp_flops": str(row.vjp_flops),
+        "flops": _text(row.flops),
+        "vjp_flops": _text(row.vjp_flops),
     }
     sizes = [
         "\n\n".join(filter(None, (_text(row.variables.get(c, {})), _size_text(*_size(row.counted.get(c))))))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from liftax.module import Module, compact
+from liftax.module import Module, compact, nowrap
 from liftax.nn import dtypes
 from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import PromoteDtype
@@ -85,9 +85,11 @@ class _Conv(Module):
         }
         return unbatched(where, self._convolve(where, x, size, geometry), x, batch)
 
+    @nowrap
     def _convolve(self, where: str, x: Array, size: tuple[int, ...], geometry: dict[str, Any]) -> Array:
         raise NotImplementedError
 
+    @nowrap
     def _params(self, where: str, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]) -> tuple[Any, Any]:
         """Make or read the parameters."""
         check_mask(where, self.mask, kernel_shape)
@@ -143,6 +145,7 @@ class Conv(_Conv):
         LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998.
     """
 
+    @nowrap
     def _convolve(self, where: str, x: Array, size: tuple[int, ...], geometry: dict[str, Any]) -> Array:
         groups, d = self.feature_group_count, x.shape[-1]
         if groups < 1 or d % groups or self.features % groups:
@@ -193,6 +196,7 @@ class ConvLocal(_Conv):
         (1, 6, 4)
     """
 
+    @nowrap
     def _convolve(self, where: str, x: Array, size: tuple[int, ...], geometry: dict[str, Any]) -> Array:
         if self.feature_group_count != 1:
             raise NotImplementedError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax import errors
-from liftax.module import compact
+from liftax.module import compact, nowrap
 from liftax.nn.activation import sigmoid, tanh
 from liftax.nn.cells import MemoryCell, memory_and_state
 from liftax.nn.conv import Conv
@@ -102,6 +102,7 @@ class ConvLSTMCell(MemoryCell):
         new_c, new_h = _conv_lstm(c, on_input, on_state)
         return (new_c, new_h), new_h
 
+    @nowrap
     def _map(self, name: str) -> Conv:
         """Return the convolution to the four gates."""
         return Conv(

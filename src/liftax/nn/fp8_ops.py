@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from liftax import _compat
-from liftax.module import Module
+from liftax.module import Module, nowrap
 from liftax.nn import fp8_scaling
 from liftax.nn.fp8_product import Meta, Static, dot_general_with_precision, fp8_scaled_dot_general, scaled_product
 from liftax.nn.fp8_scaling import (
@@ -103,6 +103,7 @@ class Fp8DotGeneralBase(Module):
         self.kernel_scale = made("kernel_scale", jnp.ones, 1)
         self.output_grad_scale = made("output_grad_scale", jnp.ones, 1)
 
+    @nowrap
     def _metas(self) -> tuple[Meta, Meta, Meta]:
         """Return scale and history of the left operand, of the right one, and of the cotangent of the product."""
         return (
@@ -111,6 +112,7 @@ class Fp8DotGeneralBase(Module):
             Meta(self.output_grad_scale.value, self.output_grad_amax_history.value),
         )
 
+    @nowrap
     def _operands(self, lhs: ArrayLike, rhs: ArrayLike) -> tuple[Array, Array]:
         """Return the operands in the dtype of the right one, in which a layer computes."""
         rhs = jnp.asarray(rhs)

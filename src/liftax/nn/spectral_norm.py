@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from liftax import errors
 from liftax.lift import map_variables
-from liftax.module import Module, compact
+from liftax.module import Module, compact, nowrap
 from liftax.nn import dtypes
 from liftax.nn.location import place
 from liftax.nn.weights import inner_layer, inner_path, l2_normalized
@@ -95,6 +95,7 @@ class SpectralNorm(Module):
             mutable=True,
         )(layer)
 
+    @nowrap
     def _normalized(self, path: Any, stored: Any, update_stats: bool) -> Array:
         """Return what the inner layer reads of a variable that is stored at `path`."""
         value = jnp.asarray(stored)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from liftax.module import Module, compact, merge_param
+from liftax.module import Module, compact, merge_param, nowrap
 from liftax.nn.location import place
 from liftax.nn.masking import keep
 from liftax.nn.tracing import traced_once
@@ -83,6 +83,7 @@ class Dropout(Module):
         key = self.make_rng(self.rng_collection) if rng is None else rng
         return _dropped(x, key, kept=1.0 - float(self.rate), shape=self._mask_shape(x.shape))
 
+    @nowrap
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `shape` with size 1 along `broadcast_dims`."""
         sizes = list(shape)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from liftax.lift import map_variables
-from liftax.module import Module, compact
+from liftax.module import Module, compact, nowrap
 from liftax.nn import dtypes
 from liftax.nn.initializers import ones_init
 from liftax.nn.statistics import Axes, canonical_axes
@@ -102,6 +102,7 @@ class WeightNorm(Module):
             init=self.is_initializing(),
         )(layer)
 
+    @nowrap
     def _normalized(self, path: Any, stored: Any) -> Array:
         """Return what the inner layer reads of a variable that is stored at `path`."""
         v, where = jnp.asarray(stored), inner_path(self, path)
@@ -116,6 +117,7 @@ class WeightNorm(Module):
             w = w * scale.reshape([v.shape[i] if i in features else 1 for i in range(v.ndim)])
         return dtypes.cast(w, dtypes.canonicalize_dtype(v, scale, dtype=self.dtype))
 
+    @nowrap
     def _name_of_scale(self, where: str) -> str:
         """Return the name of the scale of the variable at `where`: that of a box, where it was made for one."""
         name, of_box = f"{where}/scale", f"{where}/value/scale"
