@@ -98,6 +98,8 @@ def not_found(
         why = f"this module has {', '.join(map(repr, here))} there"
     else:
         why = f"the collection {col!r} has nothing for this module"
+    if kept_out and block.owner.to_create is not None and any(in_filter(f, col) for f in block.filters):
+        return cls(_cant(store, col, name, where) + f"{why}. {block.owner.to_create.format(col=repr(col))}")
     if kept_out:
         names = {n for f in block.filters for n in named(f)}
         said = f"name {', '.join(map(repr, sorted(names)))}" if names else "name nothing"

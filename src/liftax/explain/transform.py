@@ -7,8 +7,11 @@ transforms or decides by a name: a question about a transform is an attribute of
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
+
+from liftax import errors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +34,7 @@ class Transform:
         splits: What its rng streams are split along, by `split_rngs`: `axis` or `steps`. Empty: `rngs` lets them in.
         to_write: The remedy where a collection can't be written inside, with `{col}` for its name; the filters if None.
         leaves_out: The remedy for an argument that is not a value to JAX, with `{name}` for the transform.
+        to_create: The remedy where a variable can't be created though the filters let its collection in.
         any_output: Functions may return what is not a value to JAX.
     """
 
@@ -42,6 +46,7 @@ class Transform:
     filters: tuple[str, ...] = ("variables",)
     splits: Literal["", "axis", "steps"] = ""
     to_write: str | None = None
+    to_create: str | None = None
     leaves_out: str = "Give what is not an array to the function by a closure: {name}(lambda mdl, x: fn(mdl, x, …), …)."
     any_output: bool = False
 
@@ -58,13 +63,31 @@ _DESCRIBED: dict[Callable[..., Any], Transform] = {}
 
 
 def described(transform: Transform) -> Callable[[F], F]:
-    """Return a decorator that records the descriptor of a transform."""
+    """Return a decorator that records the descriptor of a transform.
+
+    One that is called with a function and its module says so if it is called with the function alone.
+    """
 
     def mark(function: F) -> F:
+        if transform.call.startswith("(fn, module"):
+            function = _with_module(function, transform)
         _DESCRIBED[function] = transform
         return function
 
     return mark
+
+
+def _with_module(function: F, transform: Transform) -> F:
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and "mdl" not in kwargs:
+            raise errors.TransformTargetError(
+                f"{transform} was called with a function and no module. It does not return a function, as its namesake "
+                f"in JAX may: the function, the module and the arguments are given in one call, nn.{transform.usage}."
+            )
+        return function(*args, **kwargs)
+
+    return cast(F, checked)
 
 
 def transforms() -> Mapping[Callable[..., Any], Transform]:

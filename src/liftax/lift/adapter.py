@@ -189,8 +189,14 @@ def function_form(called: Callable[..., Any], fn: Any, transform: Transform) -> 
     if is_target(fn) or not callable(fn):
         raise errors.TransformTargetError(
             f"{transform}: got a {type(fn).__name__} to transform. Give it a Module class, a method or a function "
-            "whose "
-            f"first argument is the module: {transform}(fn, …)(module, *args)."
+            f"whose first argument is the module: {transform}(fn, …)(module, *args)."
+        )
+    code = getattr(fn, "__code__", None)
+    if code is not None and not (code.co_argcount or code.co_flags & inspect.CO_VARARGS):
+        raise errors.TransformTargetError(
+            f"{transform}: {fn.__name__} takes no argument, where a function is expected whose first argument is "
+            f"the module. A module that is made inside belongs to no target: transform its class, {transform}(Block, …)"
+            f"(0.5)(x) in the place of {transform}(lambda: Block(0.5), …)()(x)."
         )
     functools.update_wrapper(called, fn)
     called.is_wrapped = True  # type: ignore[attr-defined]
@@ -230,6 +236,7 @@ def class_form(
         )
     chosen = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, options)
     body: dict[str, Any] = {"__module__": target.__module__, "__doc__": target.__doc__}
+    body["lift_methods"] = transform.__name__, tuple(chosen)
     for name, own in chosen.items():
         if not callable(getattr(target, name, None)):
             raise errors.TransformTargetError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from liftax import errors
 from liftax.core import filters, meta
 from liftax.core.run import Run, State
 from liftax.core.scope import copied
@@ -28,6 +29,10 @@ MAP_VARIABLES = Transform(
     "map_variables",
     "(fn, …)(module, *args)",
     filters=("mapped_collections, variables; init, mutable",),
+    to_create=(
+        "Its mapped collections are created only if asked for: pass init=self.is_initializing(), and trans_out_fn if "
+        "what is stored is not what the function sees."
+    ),
     any_output=True,
 )
 ADD_METADATA_AXIS = Transform("add_metadata_axis", "(fn, …)(module, *args)")
@@ -95,6 +100,15 @@ def map_variables(
         stored, others = packed.groups
         writable = tuple(filters.intersect(m, mapped_collections) for m in packed.mutable)
 
+        def through(trans_fn: Callable[[Any], Any], roots: Sequence[Any]) -> tuple[Any, ...]:
+            """Return the variables of each root through a function, which sees those of one module as one tree."""
+            if len(packed.view.slots) > 1 or len(roots) == 1:
+                return tuple(trans_fn(copied(tree)) if tree else {} for tree in roots)
+            view, treedef = packed.view, packed.view.treedef
+            (tree,) = treedef.flatten_up_to(view.assemble(roots))
+            seen = treedef.unflatten([trans_fn(copied(tree)) if tree else {}])
+            return view.disassemble(seen, "map_variables: what its functions return", errors.TransformTargetError)
+
         def stored_of(views: Any, state: State) -> tuple[dict[str, Any], ...]:
             """Return what is to be stored, of the mapped collections that may be written."""
             new = updated(views, grouped(state, (mapped_collections, variables))[0].written)
@@ -102,14 +116,14 @@ def map_variables(
                 {col: sub for col, sub in tree.items() if filters.in_filter(filter_, col)}
                 for tree, filter_ in zip(new, writable, strict=True)
             ]
-            return tuple(trans_out_fn(copied(tree)) if tree else {} for tree in mine)
+            return through(trans_out_fn, mine)
 
         creates = init and any(not filters.is_empty(w) for w in writable)
         if creates:
             _, (state, effects) = call.run((stored, others), packed.keys, call.args, call.kwargs)
             stored = tuple({**a, **b} for a, b in zip(stored, stored_of(stored, state), strict=True))
             call = call.with_(counters=packed.counters_after(effects))
-        views = tuple(trans_in_fn(copied(tree)) for tree in stored)
+        views = through(trans_in_fn, stored)
         if not (init or mutable):
             call = call.with_(mutable=tuple(filters.subtract(m, mapped_collections) for m in packed.mutable))
         out, (state, effects) = call.run((views, others), packed.keys, call.args, call.kwargs)

@@ -7,6 +7,7 @@ is bound is in its `__dict__` alone, so that a lifted transform can put another 
 
 import dataclasses
 import inspect
+import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, dataclass_transform
@@ -45,6 +46,14 @@ class _State:
         self.names: dict[str, int] = {}
         self.children: dict[str, Any] = {}
         self.made: tuple[str, ...] = ()
+
+    def export(self) -> Any:
+        """Refuse a transform of Flax, which asks a module for its state by this name."""
+        raise errors.ForeignModuleError(
+            "A transform of flax.linen was given a module of liftax, which it can't bind. Use the transforms of "
+            "liftax, `from liftax import nn`, in a module of liftax; or hand Flax the module as one of its own, by "
+            "bridge.to_linen(module)."
+        )
 
     def copy(self) -> "_State":
         new = _State.__new__(_State)
@@ -98,6 +107,16 @@ class Binding:
     def __getstate__(self) -> dict[str, Any]:
         own = self.__dict__
         return own if self.scope is not None else {name: reduced(value) for name, value in own.items()}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Of `copy.deepcopy` it is a part; a pickle would hold tracers, and the state of a call.
+        if self.scope is not None and sys._getframe(1).f_globals.get("__name__") != "copy":
+            raise errors.InvalidScopeError(
+                f"{place(self)} is bound, and a module can be pickled only without its variables, which belong to a "
+                "call. Pickle the two apart, module, variables = bound.unbind(), and bind them again: "
+                "module.bind(variables)."
+            )
+        return super().__reduce_ex__(protocol)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         fields: dict[str, Any] = getattr(type(self), "__dataclass_fields__", {})

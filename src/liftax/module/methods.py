@@ -7,6 +7,7 @@ import contextlib
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,7 +68,31 @@ def wrap_methods(cls: type) -> None:
             continue
         if isinstance(value, staticmethod | classmethod) or hasattr(value, "nowrap") or hasattr(value, "is_wrapped"):
             continue
-        setattr(cls, name, wrap_method(value))
+        elsewhere = _defined_elsewhere(value)
+        setattr(cls, name, _NotAMethod(name, value) if elsewhere else wrap_method(value))
+
+
+def _defined_elsewhere(value: Any) -> bool:
+    """Tell a function of JAX, NumPy or liftax in a class body, such as an initializer, from a method."""
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    name = getattr(value, "__qualname__", "").partition(".<locals>.")[0]
+    return package in ("jax", "numpy", "liftax") and "." not in name and hasattr(value, "__get__")
+
+
+class _NotAMethod:
+    """A function that stands in a class body without an annotation: read from a module, it is refused."""
+
+    def __init__(self, name: str, value: Any):
+        self.name, self.value = name, value
+
+    def __get__(self, module: Any, cls: type) -> Any:
+        if module is None:
+            return self.value
+        raise errors.TransformTargetError(
+            f"{cls.__name__}.{self.name} is a function in the class body, so that Python makes it a method and gives "
+            f"it the module as its first argument. Annotate it, and it is a field: {self.name}: Callable = …; or write "
+            f"{self.name} = staticmethod(…)."
+        )
 
 
 def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,8 +133,7 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
                 self.sow("intermediates", name, out)
             return out
         except Exception as error:
-            if type(error).__module__ == "flax.errors":
-                _note(error, self)
+            explain(error, self, fun, name)
             raise
         finally:
             calls.top = frame
@@ -123,13 +147,46 @@ def wrap_method(fun: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _note(error: Exception, self: Any) -> None:
-    """Add to an error of Flax about an unbound module, once, why liftax does not bind it."""
-    if "UnboundModule" in type(error).__name__ and "liftax" not in "".join(getattr(error, "__notes__", ())):
-        error.add_note(
-            f"liftax: {type(self).__name__} is a module of liftax, and calls a module of Flax, which can't be bound. "
-            "Import the layers and the class Module by `from liftax import nn`, or wrap it: bridge.Linen(module)."
+def explain(error: Exception, self: Any, fun: Callable[..., Any], name: str) -> None:
+    """Add to an error that a method ended with, once, what is wrong with the class, if that is to be seen."""
+    cls = type(self)
+    if type(error).__module__ == "flax.errors" and "UnboundModule" in type(error).__name__:
+        text = (
+            f"{cls.__name__} is a module of liftax, and calls a module of Flax, which can't be bound. Import the "
+            "layers and the class Module by `from liftax import nn`, or wrap it: bridge.Linen(module)."
         )
+    elif isinstance(error, errors.ScopeParamShapeError) and name not in getattr(cls, "lift_methods", ((), name))[1]:
+        transform, methods = cls.lift_methods
+        text = (
+            f"{name} of {cls.__name__} is not transformed: {transform} is for {', '.join(methods)} alone, so that "
+            f"{name} sees the variables as they are stored. Name both: methods={[*methods, name]}."
+        )
+    elif isinstance(error, TypeError) and cls.__name__ in str(error) and _is_made_by_jax(fun):
+        text = (
+            f"a transform of JAX stands on the method {cls.__name__}.{name}, and takes the module for an array. Write "
+            "the lifted one, which takes modules: nn.jit in the place of jax.jit."
+        )
+    elif isinstance(error, TypeError) and name == "<lambda>" and error.__traceback__ and _raised_by_call(error):
+        text = (
+            f"a lambda in the body of {cls.__name__} is a method, which is given the module as its first argument. "
+            "Annotate the attribute, and it is a field: name: Callable = lambda …; or write staticmethod(lambda …)."
+        )
+    else:
+        return
+    if "liftax: " not in "".join(getattr(error, "__notes__", ())):
+        error.add_note(f"liftax: {text}")
+
+
+def _is_made_by_jax(fun: Any) -> bool:
+    """Tell whether `fun` is what a transform of JAX made of a method."""
+    if hasattr(fun, "is_wrapped") or not hasattr(fun, "__wrapped__"):
+        return False
+    return not isinstance(fun, types.FunctionType) or fun.__globals__.get("__name__", "").startswith("jax.")
+
+
+def _raised_by_call(error: Exception) -> bool:
+    """Tell whether an error is from a call that does not fit the signature: no frame of the function is in it."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 def _unbound(self: Any, name: str) -> str:
