@@ -24,8 +24,11 @@ def rule(mdl, x):
 
 
 def loop(mdl, x):
-    step = nn.scan(lambda m, c, _: (c * m(x), None), variable_broadcast="params", split_rngs={"params": False}, length=2)
-    return step(mdl, x, None)[0].sum()
+    def step(m, c, _):
+        return c * m(x), None
+
+    steps = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, length=2)
+    return steps(mdl, x, None)[0].sum()
 
 
 BODIES = {
@@ -61,7 +64,7 @@ def live() -> tuple[int, int]:
 def test_nothing_lives_on(name):
     model = Outer(name)
     variables = model.init(jax.random.key(0), X)
-    loss = lambda variables: model.apply(variables, X).sum()  # noqa: E731
+    loss = lambda variables: model.apply(variables, X).sum()
 
     def run():
         jax.block_until_ready(jax.jit(jax.grad(loss))(variables))

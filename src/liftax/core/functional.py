@@ -179,7 +179,7 @@ def _check_variables(variables: Any, owner: str) -> None:
     for col, tree in variables.items():
         if not isinstance(tree, Mapping):
             raise errors.ApplyScopeInvalidVariablesTypeError(
-                f"{owner}: the collection {col!r} is no mapping but a {type(tree).__name__}. Expected collections "
+                f"{owner}: the collection {col!r} is {type(tree).__name__}, and no mapping. Expected collections "
                 "of nested mappings, as init returns them; parameters alone are passed as {'params': params}."
             )
     params = variables.get("params")
