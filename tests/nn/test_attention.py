@@ -227,3 +227,20 @@ def test_mistakes_in_plain_functions() -> None:
         nn.combine_masks(jnp.ones(2), jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="scalar"):
         nn.make_causal_mask(1.0)
+
+
+def test_decodes_with_wide_types() -> None:
+    def decoded(lib: Any) -> Any:
+        attend = lib.MultiHeadDotProductAttention(2, decode=True)
+        x = jnp.linspace(0, 1, 12).reshape(1, 3, 4)
+        variables, outputs = attend.init(jax.random.key(0), x), []
+        for i in range(3):
+            y, cache = attend.apply(variables, x[:, i : i + 1], mutable=["cache"])
+            variables = {**variables, **cache}
+            outputs.append(y)
+        return outputs, variables
+
+    with jax.enable_x64(True):
+        for a, b in zip(jax.tree.leaves(decoded(nn)), jax.tree.leaves(decoded(flax.linen)), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)

@@ -55,6 +55,12 @@ def test_every_exception_has_a_reason() -> None:
         assert set(row.alone) <= {f"{how}-{transform}" for how, transform in matrix.CELLS}
 
 
+def test_shapes_and_dtypes_are_linens_with_wide_types() -> None:
+    with jax.enable_x64(True):
+        for row in ROWS:
+            assert row.shapes(nn, jnp.float32) == row.shapes(flax.linen, jnp.float32), str(row)
+
+
 # --- parity ----------------------------------------------------------------------------------------------------------
 
 

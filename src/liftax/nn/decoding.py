@@ -75,7 +75,8 @@ def _appended(keys: Array, values: Array, index: Array, key: Array, value: Array
     length, axis = keys.shape[-3], keys.ndim - 3
     fits = lax.lt(index, constant(length, index))
     value = lax.select(fits, value, lax.full_like(value, jnp.nan))
-    start = (*(0,) * axis, index, 0, 0)
+    zero = constant(0, index)  # of the index's dtype, as JAX asks for, also where integers are wide
+    start = (*(zero,) * axis, index, zero, zero)
     keys = lax.dynamic_update_slice(keys, key, start, allow_negative_indices=False)
     values = lax.dynamic_update_slice(values, value, start, allow_negative_indices=False)
     written = lax.le(lax.iota(index.dtype, length), index)
