@@ -3,7 +3,10 @@
 import os
 import zlib
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported, so that a machine with an accelerator runs the same tests
+# Before JAX is imported: a machine with an accelerator runs the same tests, and programs that run once, on a few
+# numbers, are not worth the time that the compiler takes to make them fast.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import random
 
@@ -23,18 +26,24 @@ hypothesis.settings.register_profile("long", hypothesis.settings.get_profile("qu
 hypothesis.settings.load_profile("quick")
 
 
-SHARES = {"ad/laplacian": 6, "ad/loops": 3, "ad/memory": 4, "ad/jacobian": 5, "ad/implicit": 3, "bridge": 5}
-"""Of the parametrized tests in these folders one in so many belongs to the short run, the rest to the long sweep.
+SHARES = {
+    "ad/implicit": 3, "ad/jacobian": 5, "ad/laplacian": 6, "ad/loops": 4, "ad/memory": 8, "ad/test_reduce_axes": 6,
+    "benchmarks": 6, "bridge": 5, "lift/family": 10, "lift/test_closures": 3, "lift/test_custom_vjp": 5,
+    "lift/test_higher_order": 6, "lift/test_rule_closures": 3, "nn/test_attention": 3,
+    "nn/test_fp8": 4, "nn/test_layers": 3, "nn/test_lstm": 6, "nn/test_norms": 4, "nn/test_table": 8,
+    "parity/test_table": 4,
+}  # fmt: skip
+"""Of the parametrized tests in these files and folders one in so many is in the short run, the rest in the long sweep.
 
-Each test function keeps at least its first case.
+Each test function keeps at least its first case. Which cells these are depends on nothing but their names.
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cells that only the long sweep runs; which these are depends on nothing but their names."""
+    """Mark the cells that only the long sweep runs."""
     seen = set()
     for item in items:
-        share = next((n for folder, n in SHARES.items() if f"tests/{folder}/" in item.nodeid), 1)
+        share = next((n for place, n in SHARES.items() if item.nodeid.startswith(f"tests/{place}")), 1)
         function = item.nodeid.partition("[")[0]
         if function in seen and zlib.crc32(item.nodeid.encode()) % share:
             item.add_marker(pytest.mark.long)

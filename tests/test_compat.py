@@ -85,6 +85,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.long
 def test_derivatives_without_each_private_name():
     run = subprocess.run([sys.executable, "-c", f"NAMES = {NAMES!r}\n{SCRIPT}"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -171,6 +171,7 @@ def test_spellings(axes):
     close(over_batch(functools.partial(per_example, reduce_axes=axes))(W, XS), summed())
 
 
+@pytest.mark.long
 def test_spmd_axis_name_changes_nothing():
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
@@ -188,6 +189,7 @@ SIZES = {"i": 2, "j": 3, "k": 2}
 subsets = [tuple(s) for n in range(4) for s in itertools.combinations(SIZES, n)]
 
 
+@pytest.mark.long
 @given(
     order=st.permutations(list(SIZES)).flatmap(lambda p: st.integers(1, 3).map(lambda n: tuple(p[:n]))),
     mapped=st.tuples(*[st.sampled_from(subsets)] * 4),
@@ -448,6 +450,7 @@ def test_backward_map_called_outside_its_axis(wrap):
         wrap(jax.vmap(lambda b: b(1.0)))(vjp_fns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
 def test_axis_of_a_mesh(wrap):
     """JAX sums the cotangent of what does not vary over the axis: to name the axis is legal, and changes nothing."""

@@ -76,6 +76,7 @@ NETWORKS = [(kind, derive) for kind in ("transformer", "resnet", "lstm") for der
 STEPS_IN_SHORT = [pytest.param(*each, marks=[] if each[1] else [pytest.mark.long]) for each in NETWORKS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "derive"), STEPS_IN_SHORT)
 def test_networks_are_those_by_hand_and_no_more(benchmarks, bench, kind, derive):
     """Equal values, dropout and moved statistics among them, from no more operations, FLOPs and bytes."""
@@ -98,6 +99,7 @@ def test_networks_have_the_variables_of_those_by_hand(bench, kind):
     assert set(bench.comparable(kind)) == {"by hand", "liftax"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "derive"), [pytest.param(*each, marks=[pytest.mark.long] if each[1] else []) for each in NETWORKS]
 )
@@ -202,6 +204,7 @@ def test_slope_and_bend_of_growth(benchmarks):
     assert benchmarks.cases.straight(depths, [0.5 * n**1.5 for n in depths])[1] > 20
 
 
+@pytest.mark.long
 def test_calls_of_a_trace_grow_with_depth_along_a_straight_line(benchmarks, bench):
     liftax = bench.implementations["liftax"]
 

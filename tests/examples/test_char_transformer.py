@@ -78,6 +78,7 @@ def test_training_on_linen_gives_the_same_curve(
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_cached_logits_are_those_of_the_whole_window(
     ct: ModuleType, linen: ModuleType, text: np.ndarray, trained: tuple[Any, np.ndarray, np.ndarray]
 ) -> None:
@@ -96,6 +97,7 @@ def test_the_difference_sees_a_cache_that_is_wrong(
     assert ct.cache_difference(config(ct), trained[0], ct.windows(text, 12)[:3]) > 1e-2
 
 
+@pytest.mark.long
 def test_samples_begin_with_their_prompts_and_repeat(ct: ModuleType, trained: tuple[Any, np.ndarray, Any]) -> None:
     given = np.full((2, 12), -1)
     given[0, :3], given[1, :1] = ct.encode("The"), ct.encode("a")
@@ -105,6 +107,7 @@ def test_samples_begin_with_their_prompts_and_repeat(ct: ModuleType, trained: tu
     assert (first >= 0).all() and (first != other).any()
 
 
+@pytest.mark.long
 def test_quick_run_passes_and_draws(ct: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "figure.png"
     assert ct.main(["--quick", "--steps", "3", "--out", str(out)]) == 0

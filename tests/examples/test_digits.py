@@ -55,6 +55,7 @@ def test_learns_the_same_on_linen(digits: ModuleType, load: Load) -> None:
     assert jax.tree.structure(variables) == jax.tree.structure(on_linen)
 
 
+@pytest.mark.long
 def test_quick_run_draws_and_ends_with_a_table(
     digits: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

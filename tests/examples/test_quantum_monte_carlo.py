@@ -33,6 +33,7 @@ def test_local_energy_of_the_exact_state(program: ModuleType) -> None:
         np.testing.assert_allclose(energy, program.EXACT, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_quick_run_draws_and_ends_with_a_table(
     program: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

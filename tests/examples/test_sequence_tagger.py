@@ -50,6 +50,7 @@ def test_learns_the_same_on_linen(tagger: ModuleType, load: Load) -> None:
     np.testing.assert_allclose(losses, losses_linen, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_quick_run_draws_and_ends_with_a_table(
     tagger: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

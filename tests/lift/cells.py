@@ -419,7 +419,7 @@ CELLS = tuple(
 def is_short(cell: Cell) -> bool:
     """Return whether a cell belongs to the short run, which holds every pair of (transform, kind, phase, outer) values.
 
-    A Latin square: each transform meets each kind at each phase inside one outer transform, and at `apply` alone too.
+    A Latin square: each transform meets each kind at each phase inside one outer transform.
     """
     turn = 2 * TRANSFORMS.index(cell.transform) + 2 * KINDS.index(cell.kind) + PHASES.index(cell.phase)
-    return cell.outer == OUTERS[turn % len(OUTERS)] or cell[2:] == ("apply", "none")
+    return cell.outer == OUTERS[turn % len(OUTERS)]

@@ -163,10 +163,12 @@ def test_check_grads_to_order_2(name):
     check_grads(f, (PARAMS, X), order=2, modes=modes, atol=0.02, rtol=0.02, eps=1e-2)
 
 
+@pytest.mark.long
 def test_check_grads_of_module_and_of_raw_rule_to_order_3():
     check_grads(lambda p, x: Energy().apply({"params": p}, x), (PARAMS, X), order=3, atol=0.05, rtol=0.05, eps=1e-2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vjp", "grad", "custom_vjp"])
 def test_check_grads_with_state_and_rngs(name):
     """The derivative of a block that normalizes, drops and writes, checked numerically to order 2."""

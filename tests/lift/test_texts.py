@@ -425,7 +425,7 @@ TWICE = nn.custom_vjp(call, lambda m, x: (m(x), x), lambda x, c: (None, c * RULE
 
 
 def doubled(mdl, x):
-    return jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: 2 * x, mdl(x)).sum()
+    return jax.lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, 2 * s[1]), (0, mdl(x)))[1].sum()
 
 
 NOTES = {

@@ -35,6 +35,7 @@ def model(lib: Any, name: str, dtype: Any) -> Any:
     return Model()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("Fp8DirectDotGeneralOp", "float32"), ("Fp8DotGeneralOp", "bfloat16"), ("NANOOFp8DotGeneralOp", "float32")],
@@ -140,6 +141,7 @@ def test_a_dtype_of_more_bits() -> None:
         nn.fp8_ops.get_fp8_max(jnp.bfloat16, jnp.float32)
 
 
+@pytest.mark.long
 def test_scaled_product_is_linens() -> None:
     def run(lib: Any) -> Any:
         def product(a: jax.Array, b: jax.Array, metas: Any) -> jax.Array:

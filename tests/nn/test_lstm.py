@@ -48,6 +48,7 @@ def test_loop_and_scan_agree(cell, scanned, fields, call):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), sloped(layer), sloped(other))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cell", "scanned"), CELLS)
 def test_low_precision_sums_gradients_in_the_dtype_of_the_parameters(cell, scanned):
     layer, other = (nn.RNN(c(4, dtype=jnp.bfloat16)) for c in (cell, scanned))

@@ -104,6 +104,7 @@ def test_mask_of_lists_of_numbers() -> None:
     np.testing.assert_array_equal(ours, layer.apply(variables, X, mask=jnp.array(mask, bool)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_group_norm_without_fusion(dtype: str) -> None:
     def results(lib: Any) -> Any:

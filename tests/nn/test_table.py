@@ -61,6 +61,15 @@ def test_shapes_and_dtypes_are_linens_with_wide_types() -> None:
             assert row.shapes(nn, jnp.float32) == row.shapes(flax.linen, jnp.float32), str(row)
 
 
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compile as users do: the compiler rounds bfloat16 otherwise if it is told to save time."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 # --- parity ----------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +82,7 @@ SLOW = {"MultiHeadDotProductAttention", "Conv", "ConvTranspose", "RNN", "Bidirec
 @pytest.mark.parametrize(
     "row", [pytest.param(r, id=str(r), marks=[LONG] if r.layer in SLOW and r not in FIRSTS else []) for r in ROWS]
 )
-def test_equals_linen(row: Row) -> None:
+def test_equals_linen(row: Row, optimized: None) -> None:
     for dtype in row.dtypes:
         assert row.shapes(nn, dtype) == row.shapes(flax.linen, dtype)
     ours, theirs = row.run(nn), row.run(flax.linen)

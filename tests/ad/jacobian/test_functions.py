@@ -68,6 +68,7 @@ def test_has_aux_and_keywords():
     )
 
 
+@pytest.mark.long
 def test_bcoo_holds_the_pattern_alone():
     got = lx.jacobian(stencil, sparsity="auto", format="bcoo")(U)
     assert isinstance(got, sparse.BCOO) and got.nse == 21

@@ -120,6 +120,7 @@ def test_trees_arguments_and_aux():
     assert (div, aux, field["s"].tolist()) == (24.0, 2.0, [18.0])
 
 
+@pytest.mark.long
 def test_under_transforms():
     f = lambda w, x: jnp.sum(jnp.tanh(w @ x) ** 2)
     w, xs = jax.random.normal(KEYS[0], (3, 4)), jax.random.normal(KEYS[1], (2, 4))
