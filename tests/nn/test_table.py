@@ -5,6 +5,7 @@ rounding only, a row lists in `rounding`, with the reason.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -64,10 +65,9 @@ def test_shapes_and_dtypes_are_linens_with_wide_types() -> None:
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """Compile as users do: the compiler rounds bfloat16 otherwise if it is told to save time."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "true")
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------
