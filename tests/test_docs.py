@@ -15,7 +15,7 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
     [
         "liftax.nn",
         "liftax.nn.initializers",
-        "liftax.nn.fp8_ops",
+        "liftax.nn.fp8_ops.layers",
         "liftax.lift",
         "liftax.ad",
         "liftax.core",

@@ -164,8 +164,8 @@ def test_public_jax_is_left_alone(source: str):
         ("liftax.ad.vjp", "from ..core.scope import Scope"),
         ("liftax.core.scope", "def f():\n    import liftax.ad"),
         ("liftax.core.scope", "from liftax import lift"),
-        ("liftax.lift.vjp", "from liftax.module.module import Module"),
-        ("liftax.lift.vjp", "from .. import nn"),
+        ("liftax.lift.derivatives.vjp", "from liftax.module.module import Module"),
+        ("liftax.lift.derivatives.vjp", "from ... import nn"),
         ("liftax.module.module", "import liftax.nn as nn"),
         ("liftax.nn.linear", "import liftax"),
         ("liftax.nn.linear", "from liftax import vjp"),
@@ -180,7 +180,7 @@ def test_layer_violation_is_seen(module: str, source: str):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("liftax.lift.vjp", "from liftax.ad import vjp\nfrom ..core import pack\nfrom .rng import fold"),
+        ("liftax.lift.derivatives.vjp", "from liftax.ad import vjp\nfrom ..core import pack\nfrom .rng import fold"),
         ("liftax.core.scope", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from liftax import module"),
         ("liftax.core.scope", "import typing\nif typing.TYPE_CHECKING:\n    from liftax import nn"),
         ("liftax.testing", "from liftax import nn, errors"),

@@ -29,8 +29,8 @@ from liftax.bridge.foreign import (
 )
 from liftax.bridge.libraries import full_name, library
 from liftax.core import rngs
-from liftax.core.partitioning import Partitioned
 from liftax.core.scope import Scope
+from liftax.core.sharding.partitioning import Partitioned
 from liftax.module.methods import nowrap
 from liftax.typing import Path
 

@@ -11,13 +11,13 @@ from liftax.core.filters import DenyList, group, in_filter, intersect, is_empty,
 from liftax.core.frozen_dict import FrozenDict, copy, freeze, pop, pretty_repr, unfreeze
 from liftax.core.functional import apply, bind, init, lazy_init
 from liftax.core.meta import AxisMetadata, is_box, map_axis_meta, replace_boxed, unbox
-from liftax.core.pack import Liftable, Packed, unbind
-from liftax.core.run import Effects, Run, State
+from liftax.core.packing.packed import Liftable, Packed, unbind
+from liftax.core.packing.run import Effects, Run, State
+from liftax.core.packing.view import View
 from liftax.core.scope import Scope
 from liftax.core.store import Store
 from liftax.core.tracers import check_trace_level, current_trace
 from liftax.core.variable import Variable
-from liftax.core.view import View
 from liftax.typing import Array
 
 __all__ = [

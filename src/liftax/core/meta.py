@@ -6,7 +6,7 @@ import jax
 
 from liftax.core.boxes import AxisMetadata, add_axis, is_box, remove_axis, replace_boxed, unbox
 from liftax.core.boxes import is_box as is_axis_metadata
-from liftax.core.partitioning import (
+from liftax.core.sharding.partitioning import (
     PARTITION_NAME,
     Partitioned,
     get_partition_spec,

@@ -63,7 +63,7 @@ class Variable(Generic[T]):
         """Tell whether the variable may be written."""
         return self.scope.is_mutable_collection(self.collection)
 
-    # --- being lifted, as the field of a module (see liftax.core.pack) ---
+    # --- being lifted, as the field of a module (see liftax.core.packing.packed) ---
 
     @property
     def lift_owner(self) -> Any:

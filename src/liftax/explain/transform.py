@@ -80,7 +80,7 @@ def described(transform: Transform) -> Callable[[F], F]:
 def _with_module(function: F, transform: Transform) -> F:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and "mdl" not in kwargs:
+        if len(args) == 1 and callable(args[0]) and "mdl" not in kwargs:
             raise errors.TransformTargetError(
                 f"{transform} was called with a function and no module. It does not return a function, as its namesake "
                 f"in JAX may: the function, the module and the arguments are given in one call, nn.{transform.usage}."

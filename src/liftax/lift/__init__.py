@@ -3,29 +3,29 @@
 `liftax.nn` has the same objects: `nn.vjp is lift.vjp`.
 """
 
-from liftax.lift.axes import In, Out
-from liftax.lift.checkpoint import checkpoint, remat
-from liftax.lift.cond import cond, switch
-from liftax.lift.custom_gradient import custom_gradient
-from liftax.lift.custom_jvp import custom_jvp
-from liftax.lift.custom_vjp import custom_vjp
-from liftax.lift.grad import grad, value_and_grad
-from liftax.lift.hvp import hvp, vhp
-from liftax.lift.implicit import fixed_point, root
-from liftax.lift.jacobian import hessian, jacfwd, jacobian, jacrev
-from liftax.lift.jit import fold_rngs, jit
-from liftax.lift.jvp import jvp
-from liftax.lift.laplacian import divergence, laplacian
+from liftax.lift.control.checkpoint import checkpoint, remat
+from liftax.lift.control.cond import cond, switch
+from liftax.lift.control.jit import fold_rngs, jit
+from liftax.lift.control.loops import fori_loop, remat_scan, while_loop
+from liftax.lift.control.map_variables import add_metadata_axis, map_variables, named_call
+from liftax.lift.control.scan import broadcast, scan
+from liftax.lift.control.shard_map import shard_map
+from liftax.lift.control.vmap import vmap
+from liftax.lift.derivatives.grad import grad, value_and_grad
+from liftax.lift.derivatives.hvp import hvp, vhp
+from liftax.lift.derivatives.implicit import fixed_point, root
+from liftax.lift.derivatives.jacobian import hessian, jacfwd, jacobian, jacrev
+from liftax.lift.derivatives.jvp import jvp
+from liftax.lift.derivatives.laplacian import divergence, laplacian
+from liftax.lift.derivatives.linearize import linear_transpose, linearize
+from liftax.lift.derivatives.stop_gradient import stop_gradient
+from liftax.lift.derivatives.vjp import vjp
 from liftax.lift.lift_transform import lift_direct_transform, lift_transform
-from liftax.lift.linearize import linear_transpose, linearize
-from liftax.lift.loops import fori_loop, remat_scan, while_loop
-from liftax.lift.map_variables import add_metadata_axis, map_variables, named_call
+from liftax.lift.machinery.axes import In, Out
 from liftax.lift.pack import pack
-from liftax.lift.scan import broadcast, scan
-from liftax.lift.shard_map import shard_map
-from liftax.lift.stop_gradient import stop_gradient
-from liftax.lift.vjp import vjp
-from liftax.lift.vmap import vmap
+from liftax.lift.rules.custom_gradient import custom_gradient
+from liftax.lift.rules.custom_jvp import custom_jvp
+from liftax.lift.rules.custom_vjp import custom_vjp
 
 __all__ = [
     "In",

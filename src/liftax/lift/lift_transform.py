@@ -15,7 +15,7 @@ from typing import Any
 
 from liftax import errors
 from liftax.explain.transform import Transform
-from liftax.lift.adapter import Call, class_form, function_form, is_class
+from liftax.lift.machinery.forms import Call, class_form, function_form, is_class
 
 
 def lift_transform(

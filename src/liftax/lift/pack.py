@@ -2,8 +2,8 @@
 
     pack : ((bind, collect, variables, keys, args) -> (b, variables)) -> Scope -> args -> b
 
-The three verbs of `liftax.core.pack`, with the first and the last one around the function, and the two in the middle
-handed to it: `scope_fn` binds, `repack_fn` collects. New transforms read better with `core.unbind` itself.
+The three verbs of `liftax.core.packing.packed`, with the first and the last one around the function, and the two in the
+middle handed to it: `scope_fn` binds, `repack_fn` collects. New transforms read better with `core.unbind` itself.
 
 Source: `flax.core.lift.pack` for the signature.
 """
@@ -16,10 +16,10 @@ import jax
 
 from liftax import errors
 from liftax.core import filters
-from liftax.core.pack import Packed, end, run_of, unbind
-from liftax.core.run import Effects, Run, State, frozen_draws, thawed_draws
+from liftax.core.packing.packed import Packed, end, run_of, unbind
+from liftax.core.packing.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.scope import Scope
-from liftax.lift.nested import flat
+from liftax.lift.machinery.paths import flat
 from liftax.typing import Filter, Path
 
 

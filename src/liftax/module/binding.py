@@ -298,7 +298,7 @@ class Binding:
         """Return a new module with the same fields that belongs to the module whose method runs now."""
         return self.clone(parent=parent, name=name, _deep_clone=True, **updates)
 
-    # --- being lifted (see liftax.core.pack) -------------------------------------------------------------------------
+    # --- being lifted (see liftax.core.packing.packed) ----------------------------------------------------------------
 
     def lift_parts(self) -> Sequence[tuple[Path, Any]]:
         """Return what this module reaches, itself first, each with the field path that leads there.

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from liftax import core, errors
 from liftax.core import outside
 from liftax.core.calls import Guard, calls
+from liftax.core.packing.targets import is_target
 from liftax.core.scope import Scope
-from liftax.core.targets import is_target
 from liftax.core.variable import Variable
 from liftax.module.binding import Binding, place
 from liftax.module.dataclass import make_dataclass

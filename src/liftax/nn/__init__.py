@@ -2,7 +2,8 @@
 
 from liftax.core import DenyList, meta
 from liftax.core.frozen_dict import FrozenDict
-from liftax.core.logical import (
+from liftax.core.meta import unbox
+from liftax.core.sharding.logical import (
     LogicallyPartitioned,
     RulesFallback,
     get_logical_axis_rules,
@@ -14,8 +15,13 @@ from liftax.core.logical import (
     with_logical_constraint,
     with_logical_partitioning,
 )
-from liftax.core.meta import unbox
-from liftax.core.partitioning import PARTITION_NAME, Partitioned, get_partition_spec, get_sharding, with_partitioning
+from liftax.core.sharding.partitioning import (
+    PARTITION_NAME,
+    Partitioned,
+    get_partition_spec,
+    get_sharding,
+    with_partitioning,
+)
 from liftax.core.variable import Variable
 from liftax.lift import (
     add_metadata_axis,
@@ -88,30 +94,32 @@ from liftax.nn import (
     transforms,
 )
 from liftax.nn.activation import *  # noqa: F403
-from liftax.nn.attention import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
-from liftax.nn.attention_masks import combine_masks, make_attention_mask, make_causal_mask
+from liftax.nn.attention.dot_product import dot_product_attention, dot_product_attention_weights
+from liftax.nn.attention.layer import MultiHeadAttention, MultiHeadDotProductAttention, SelfAttention
+from liftax.nn.attention.masks import combine_masks, make_attention_mask, make_causal_mask
 from liftax.nn.batch_apply import BatchApply
-from liftax.nn.batch_norm import BatchNorm
 from liftax.nn.combinators import Sequential
 from liftax.nn.contractions import DenseGeneral, Einsum
 from liftax.nn.conv import Conv, ConvLocal
-from liftax.nn.conv_lstm import ConvLSTMCell
 from liftax.nn.conv_transpose import ConvTranspose
 from liftax.nn.dense import Dense
-from liftax.nn.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.embed import Embed
-from liftax.nn.fp8_ops import (
+from liftax.nn.fp8_ops.layers import (
     Fp8DirectDotGeneralOp,
     Fp8DotGeneral,
     Fp8DotGeneralOp,
     Fp8Einsum,
     NANOOFp8DotGeneralOp,
 )
-from liftax.nn.group_norm import GroupNorm
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
-from liftax.nn.normalization import InstanceNorm, LayerNorm, RMSNorm
+from liftax.nn.normalization.batch_norm import BatchNorm
+from liftax.nn.normalization.group_norm import GroupNorm
+from liftax.nn.normalization.layer_norm import InstanceNorm, LayerNorm, RMSNorm
+from liftax.nn.normalization.spectral_norm import SpectralNorm
+from liftax.nn.normalization.weight_norm import WeightNorm
 from liftax.nn.pooling import avg_pool, max_pool, min_pool, pool
-from liftax.nn.recurrent import (
+from liftax.nn.recurrent.conv_lstm import ConvLSTMCell
+from liftax.nn.recurrent.rnn import (
     RNN,
     Bidirectional,
     GRUCell,
@@ -121,9 +129,7 @@ from liftax.nn.recurrent import (
     RNNCellBase,
     SimpleCell,
 )
-from liftax.nn.spectral_norm import SpectralNorm
 from liftax.nn.stochastic import Dropout
-from liftax.nn.weight_norm import WeightNorm
 
 __all__ = [
     "PARTITION_NAME",

@@ -18,15 +18,15 @@ from jax.sharding import PartitionSpec
 from liftax import errors, lift
 from liftax.core import filters
 from liftax.core.frozen_dict import FrozenDict
-from liftax.core.logical import (
+from liftax.core.sharding.logical import (
     RulesFallback,
     logical_to_mesh,
     logical_to_mesh_axes,
 )
-from liftax.core.logical import get_logical_axis_rules as get_axis_rules
-from liftax.core.logical import logical_axis_rules as axis_rules
-from liftax.core.logical import set_logical_axis_rules as set_axis_rules
-from liftax.core.logical import with_logical_constraint as with_sharding_constraint
+from liftax.core.sharding.logical import get_logical_axis_rules as get_axis_rules
+from liftax.core.sharding.logical import logical_axis_rules as axis_rules
+from liftax.core.sharding.logical import set_logical_axis_rules as set_axis_rules
+from liftax.core.sharding.logical import with_logical_constraint as with_sharding_constraint
 from liftax.core.variable import Variable
 from liftax.lift import In as ScanIn
 from liftax.lift import Out as ScanOut

@@ -1,6 +1,6 @@
 """Logical axes under the address that they have in Linen, `nn.spmd`."""
 
-from liftax.core.logical import (
+from liftax.core.sharding.logical import (
     LogicallyPartitioned,
     RulesFallback,
     get_logical_axis_rules,

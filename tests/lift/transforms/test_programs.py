@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from liftax import nn
-from liftax.lift import programs
+from liftax.lift.machinery import equal_programs as programs
 
 X = jnp.linspace(-1.0, 2.0, 3)
 

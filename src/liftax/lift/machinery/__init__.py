@@ -1,0 +1,1 @@
+"""What the lifted transforms share: calls, operands, checks, axes."""

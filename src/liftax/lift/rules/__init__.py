@@ -1,0 +1,1 @@
+"""Functions of a module with a derivative rule of their own."""
