@@ -1,7 +1,11 @@
 """Sphinx configuration: MyST pages whose code is executed at build, and a reference read from the docstrings."""
 
+import importlib
 import importlib.metadata
+import inspect
 import re
+
+from sphinx.util.docutils import SphinxDirective
 
 import liftax.errors
 
@@ -62,7 +66,28 @@ def after_napoleon(app, what, name, obj, options, lines):
             lines[i] = re.sub(r"(?<![\w`*\\])\*(?=\w+[,)])", r"\\*", line)  # (collection, *path)
 
 
+class Functions(SphinxDirective):
+    """Document what a namespace has of a package: `.. functions:: liftax.nn liftax.lift.derivatives`.
+
+    A new function appears by itself. Names after the package are left out: they are documented by hand.
+    """
+
+    required_arguments, optional_arguments, final_argument_whitespace = 2, 1, True
+
+    def run(self):
+        """Return the documentation of each public function and class, in the order of their names."""
+        namespace, package, *left_out = " ".join(self.arguments).split()
+        lines = []
+        for name, obj in sorted(vars(importlib.import_module(namespace)).items()):
+            of_package = f"{getattr(obj, '__module__', '')}.".startswith(f"{package}.")
+            kind = "class" if inspect.isclass(obj) else "function"
+            if of_package and not name.startswith("_") and name not in left_out:
+                lines += [f".. auto{kind}:: {namespace}.{name}", ""]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app):
+    app.add_directive("functions", Functions)
     app.connect("missing-reference", resolve_name)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
