@@ -27,11 +27,11 @@ hypothesis.settings.load_profile("quick")
 
 
 SHARES = {
-    "ad/implicit": 3, "ad/jacobian": 5, "ad/laplacian": 6, "ad/loops": 4, "ad/memory": 8, "ad/test_reduce_axes": 6,
-    "benchmarks": 6, "bridge": 5, "lift/family": 10, "lift/test_closures": 3, "lift/test_custom_vjp": 5,
-    "lift/test_higher_order": 6, "lift/test_rule_closures": 3, "nn/test_attention": 3,
-    "nn/test_fp8": 4, "nn/test_layers": 3, "nn/test_lstm": 6, "nn/test_norms": 4, "nn/test_table": 8,
-    "parity/test_table": 4,
+    "ad/implicit": 4, "ad/jacobian": 6, "ad/laplacian": 8, "ad/loops": 4, "ad/memory": 10, "ad/test_reduce_axes": 8,
+    "benchmarks": 6, "bridge": 5, "lift/family": 12, "lift/test_closures": 3, "lift/test_custom_vjp": 6,
+    "lift/test_higher_order": 8, "lift/test_leaks": 6, "lift/test_rule_closures": 3, "lift/transforms": 4,
+    "module/test_jax_transforms": 3, "nn/test_attention": 5, "nn/test_fp8": 4, "nn/test_layers": 4, "nn/test_lstm": 6,
+    "nn/test_norms": 4, "nn/test_table": 10, "parity/test_table": 10,
 }  # fmt: skip
 """Of the parametrized tests in these files and folders one in so many is in the short run, the rest in the long sweep.
 

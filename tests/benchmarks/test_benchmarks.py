@@ -115,6 +115,7 @@ def test_networks_of_peers_have_the_variables_of_those_by_hand(peers, kind):
     assert not peers.failed
 
 
+@pytest.mark.long
 def test_refuses_to_time_a_step_that_changes_other_values(benchmarks):
     hand = benchmarks.networks_hand
     honest, liar = (hand.implementation(name, hand.program) for name in ("by hand", "liar"))

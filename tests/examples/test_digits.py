@@ -68,6 +68,7 @@ def test_quick_run_draws_and_ends_with_a_table(
     assert "96.67 │    12" in printed.out  # logistic regression
 
 
+@pytest.mark.long
 def test_bad_accuracy_is_the_exit_status(
     digits: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

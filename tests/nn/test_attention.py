@@ -91,6 +91,7 @@ def test_masks_equal_linen() -> None:
     assert nn.combine_masks(None) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_decoding_equals_linen_and_the_whole_text(dtype: Any) -> None:
     texts = []
@@ -121,6 +122,7 @@ def test_beyond_the_end_of_the_cache() -> None:
     assert np.isnan(out).all()
 
 
+@pytest.mark.long
 @each(
     ("self", "mask", "mask-of-numbers", "deterministic", "no-batch", "two-batches"),
     short=("mask-of-numbers", "no-batch"),

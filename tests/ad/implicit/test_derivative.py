@@ -39,6 +39,7 @@ def loss(act, solver):
     return program
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["fixed_point", "root"])
 def test_custom_vjp_on_the_way(solver):
     program, plain = loss(ruled, solver), loss(jnp.tanh, solver)

@@ -43,6 +43,7 @@ def program(names):
 PROGRAMS = st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=5)
 
 
+@pytest.mark.long
 @given(PROGRAMS)
 @settings(max_examples=2)
 def test_any_composition(names):

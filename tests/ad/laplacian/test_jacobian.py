@@ -34,6 +34,7 @@ def matrix(jacobian):
 CASES = st.tuples(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([(2, 3), (1, 3), (2, 1), (1, 1)]))
 
 
+@pytest.mark.long
 @given(CASES, CASES, st.sampled_from([5, 9]))
 def test_any_two_add_and_multiply_as_matrices(a, b, most):
     directions = Directions(9, most)

@@ -77,6 +77,7 @@ WRAPPED = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrap", ["jit", pytest.param("vmap", marks=pytest.mark.long)])
 @pytest.mark.parametrize("dropout", [0.5, 0.0])
 def test_deep_stack(wrap, dropout):
