@@ -16,6 +16,7 @@ from jax import linear_transpose as linear_transpose
 from jax import linearize as linearize
 from jax.lax import stop_gradient as stop_gradient
 
+from liftax.ad.gauss_newton import gauss_newton_product as gauss_newton_product
 from liftax.ad.grad import grad as grad
 from liftax.ad.grad import value_and_grad as value_and_grad
 from liftax.ad.hvp import hvp as hvp
@@ -61,6 +62,7 @@ __all__ = [
     "divergence",
     "fixed_point",
     "fori_loop",
+    "gauss_newton_product",
     "grad",
     "hessian",
     "hvp",

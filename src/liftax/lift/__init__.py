@@ -11,6 +11,7 @@ from liftax.lift.control.map_variables import add_metadata_axis, map_variables, 
 from liftax.lift.control.scan import broadcast, scan
 from liftax.lift.control.shard_map import shard_map
 from liftax.lift.control.vmap import vmap
+from liftax.lift.derivatives.gauss_newton import gauss_newton_product
 from liftax.lift.derivatives.grad import grad, value_and_grad
 from liftax.lift.derivatives.hvp import hvp, vhp
 from liftax.lift.derivatives.implicit import fixed_point, root
@@ -41,6 +42,7 @@ __all__ = [
     "fixed_point",
     "fold_rngs",
     "fori_loop",
+    "gauss_newton_product",
     "grad",
     "hessian",
     "hvp",
