@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PRECIOUS: .venv/.with-%
-.PHONY: help demo test test-all lint format types docs bench compat hooks clean
+.PHONY: help demo test test-all fuzz lint format types docs bench compat hooks clean
 
 JOBS ?= 2
 ARGS ?=
@@ -22,6 +22,9 @@ test: .venv/.with-test,demo ## run the suite without the long sweep (ARGS= goes 
 
 test-all: ## run the whole suite on each of Python 3.11, 3.12 and 3.13 that is here
 	JOBS=$(JOBS) tools/test_all.sh $(ARGS)
+
+fuzz: .venv/.with-test ## compare random programs with Linen (ARGS="--seconds 600 --seed 0")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: .venv/.with-lint ## check style and formatting with ruff
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ VERSIONS = (
     "import platform, jax, jaxlib; d = jax.devices()[0]; "
     "print('Python', platform.python_version(), 'jax', jax.__version__, 'jaxlib', jaxlib.__version__, d.device_kind)"
 )
-SUITE = ["tests/ad/memory", "tests/ad/test_vjp.py", "tests/lift/transforms/test_budget.py"]
+SUITE = ["tests/ad/memory", "tests/ad/test_vjp.py", "tests/lift/control/test_budget.py"]
 PARTS = {
     "versions": (60, ["-c", VERSIONS]),
     "memory": (

@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("quick")
 
 SHARES = {
     "ad/implicit": 4, "ad/jacobian": 6, "ad/laplacian": 8, "ad/loops": 4, "ad/memory": 10, "ad/test_reduce_axes": 8,
-    "benchmarks": 6, "bridge": 5, "lift/family": 12, "lift/test_closures": 3, "lift/test_custom_vjp": 6,
-    "lift/test_higher_order": 8, "lift/test_leaks": 6, "lift/test_rule_closures": 3, "lift/transforms": 4,
+    "benchmarks": 6, "bridge": 5, "lift/derivatives": 12, "lift/test_closures": 3, "lift/rules": 6,
+    "lift/test_leaks": 6, "lift/control": 4,
     "module/test_jax_transforms": 3, "nn/test_attention": 5, "nn/test_fp8": 4, "nn/test_layers": 4, "nn/test_lstm": 6,
     "nn/test_norms": 4, "nn/test_table": 10, "parity/test_table": 10,
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 MATRIX = tuple(
-    f"lift/{name}.py::test_cell[" for name in ("test_matrix", "family/test_against_jax", "family/test_forms")
+    f"lift/{name}.py::test_cell[" for name in ("test_matrix", "derivatives/test_against_jax", "derivatives/test_forms")
 )
 
 

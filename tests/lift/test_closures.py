@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from tests.support.cells import assert_trees_close, scaled
 
 from liftax import nn
-
-from .cells import assert_trees_close, scaled
 
 X = jnp.asarray([[1.0, -2.0], [0.5, 3.0], [2.0, 0.25]])
 KEY = jax.random.key(0)

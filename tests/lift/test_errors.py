@@ -5,10 +5,9 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import assert_trees_close
 
 from liftax import core, errors, nn
-
-from .cells import assert_trees_close
 
 X = jnp.asarray([[1.0, -2.0], [0.5, 3.0], [2.0, 0.25]])
 

@@ -5,8 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import pytest
-
-from .cells import (
+from tests.support.cells import (
     CELLS,
     KINDS,
     OUTERS,

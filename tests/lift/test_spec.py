@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen
+from tests.support.cells import assert_trees_close
 
 import liftax as lx
 from liftax import core, lift, nn
-
-from .cells import assert_trees_close
 
 X, Y = jnp.asarray(2.0), jnp.asarray(-3.0)
 SCALE = {"params": {"LearnScale_0": {"scale": jnp.asarray(5.0)}}}

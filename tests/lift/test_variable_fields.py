@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import assert_trees_close
 
 from liftax import errors, nn
-
-from .cells import assert_trees_close
 
 X = jnp.array([1.0, 2.0])
 

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.support.cells import fold
 
 import liftax as lx
 from liftax import errors, nn
-
-from ..cells import fold
 
 X = jnp.asarray([0.5, -0.3, 0.8])
 KEY = jax.random.key(4)

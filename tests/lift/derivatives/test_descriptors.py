@@ -10,13 +10,12 @@ import importlib
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import PHASES, Cell, assert_trees_close, differentiated, total
+from tests.support.rows import KINDS, sides
 
 import liftax as lx
 from liftax import errors, lift
 from liftax.explain.transform import transforms
-
-from ..cells import PHASES, Cell, assert_trees_close, differentiated, total
-from .rows import KINDS, sides
 
 LIFTED = {str(t): (fn, t) for fn, t in transforms().items() if getattr(lift, str(t), None) is fn}
 

@@ -4,10 +4,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from tests.support.cells import (
+    FEATURES,
+    WRITTEN,
+    Cell,
+    Noisy,
+    Normed,
+    Plain,
+    Program,
+    Shared,
+    Sown,
+    Tree,
+    block,
+    dense,
+    initial,
+)
 
 from liftax import nn
-
-from ..cells import FEATURES, WRITTEN, Cell, Noisy, Normed, Plain, Program, Shared, Sown, Tree, block, dense, initial
 
 KINDS = ("plain", "batch_stats", "dropout", "shared")
 WEIGHTS = jnp.asarray([0.7, -1.3])

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import assert_trees_close
 
 from liftax import errors, nn
 
-from ..cells import assert_trees_close
-from ..test_custom_vjp import KEY, Normed, Through, X, out
+from .test_custom_vjp import KEY, Normed, Through, X, out
 
 plain = Through(lambda self, x: Normed(name="block")(x))
 VARIABLES = plain.init(KEY, X)

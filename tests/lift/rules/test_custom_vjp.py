@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.support.cells import assert_trees_close, fold, scaled
 
 from liftax import core, errors, lift, nn
-
-from .cells import assert_trees_close, fold, scaled
 
 X = jnp.asarray([[1.0, -2.0], [0.5, 3.0], [2.0, 0.25]])
 CLOSE = 1e-5

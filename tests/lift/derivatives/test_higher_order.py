@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from tests.support.cells import assert_trees_close
 
 from liftax import core, lift, nn
-
-from .cells import assert_trees_close
 
 X = jnp.asarray([0.4, -0.7])
 KEY = jax.random.key(0)

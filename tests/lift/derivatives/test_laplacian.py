@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.support.cells import PHASES, Cell, assert_trees_close, differentiated, total
+from tests.support.rows import sides
 
 from liftax import errors, nn
-
-from ..cells import PHASES, Cell, assert_trees_close, differentiated, total
-from .rows import sides
 
 
 def lifted(fn, mdl, x):

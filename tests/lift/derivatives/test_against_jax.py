@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import OUTERS, PHASES, Cell, assert_trees_close, differentiated, total
+from tests.support.rows import KINDS, sides
 
 from liftax import nn
-
-from ..cells import OUTERS, PHASES, Cell, assert_trees_close, differentiated, total
-from .rows import KINDS, sides
 
 
 def scalar(fn):

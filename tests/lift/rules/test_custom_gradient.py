@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import assert_trees_close, scaled
 
 from liftax import errors, nn
 
-from ..cells import assert_trees_close, scaled
-from ..test_custom_vjp import AROUND, KEY, Noisy, Normed, Through, X, noisy_gradient, noisy_reference, out
+from .test_custom_vjp import AROUND, KEY, Noisy, Normed, Through, X, noisy_gradient, noisy_reference, out
 
 CLOSE = 1e-5
 

@@ -9,10 +9,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.cells import (
+    WRITTEN,
+    Cell,
+    Noisy,
+    Normed,
+    Plain,
+    Sown,
+    assert_trees_close,
+    block,
+    differentiated,
+    scaled,
+    total,
+)
 
 from liftax import errors, nn
-
-from ..cells import WRITTEN, Cell, Noisy, Normed, Plain, Sown, assert_trees_close, block, differentiated, scaled, total
 
 BLOCKS = {"plain": Plain, "batch_stats": Normed, "dropout": Noisy, "sown": Sown}
 FORMS = ("compact", "setup", "field", "shared", "bound", "method", "self")

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.support.cells import assert_trees_close, scaled
 
 from liftax import core, errors, lift, nn
 
-from ..cells import assert_trees_close, scaled
-from ..test_custom_vjp import (
+from .test_custom_vjp import (
     AROUND,
     KEY,
     NOISY,
