@@ -42,7 +42,7 @@ docs: .venv/.with-docs ## build the documentation, running all of its code, into
 	@echo "Open docs/_build/html/index.html"
 
 bench: .venv/.with-bench ## measure liftax beside plain JAX and its peers (ARGS= goes to the benchmarks)
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 compat: .venv/.with-test ## run published packages built on Linen on Flax and on liftax, and compare (ARGS= names some)
 	$(BIN)/python -m venv --clear .cache/compat

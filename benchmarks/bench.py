@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import measure
-import models_hand as hand
+from benchmarks import measure
+from benchmarks.peers.hand import models as hand
 
 
 @dataclass

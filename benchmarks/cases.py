@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import measure
-import memory as memory_table
-import models_hand as hand
-import networks_hand
-from bench import Bench, Row
-from loops import loops
-from models_linen import NAMESPACES
+from benchmarks import measure
+from benchmarks import memory as memory_table
+from benchmarks.bench import Bench, Row
+from benchmarks.loops import loops
+from benchmarks.peers.hand import models as hand
+from benchmarks.peers.hand import networks as networks_hand
+from benchmarks.peers.linen.models import NAMESPACES
 
 LIFTED = ("vjp", "jvp", "grad", "value_and_grad", "custom_vjp")
 AROUND = ("jit", "vmap", "scan", "remat", "scan_remat_vjp", "vmap_jit_grad")
@@ -186,11 +186,10 @@ def tiny(bench: Bench) -> Iterator[Row]:
 def cold(bench: Bench) -> Iterator[Row]:
     """The first trace in an interpreter, when nothing is in any cache, and the first of the gradient after it."""
     found = [name for name in (hand.NAME, *NAMESPACES) if name in bench.comparable("mlp")]
-    script = str(Path(__file__).with_name("cold_trace.py"))
     times: dict[str, list[list[float]]] = {name: [] for name in found}
     for _ in range(bench.rounds // 3 + 1):
         for name in found:
-            times[name].append(measure.fresh_interpreter(script, name, str(bench.depth)))
+            times[name].append(measure.fresh_interpreter("-m", "benchmarks.cold_trace", name, str(bench.depth)))
     for i, what in enumerate(("first trace", "first trace of grad")):
         samples = {name: [pair[i] for pair in pairs] for name, pairs in times.items()}
         yield bench.row("cold", f"{what} of a process, {bench.depth} blocks", samples)
@@ -220,7 +219,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     path = Path(__file__).parent / "results" / "memory.json"
     command = [
         sys.executable,
-        str(Path(__file__).parent / "memory.py"),
+        "-m",
+        "benchmarks.memory",
         "--json",
         str(path),
         *["--quick"] * bench.quick,

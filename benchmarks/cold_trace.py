@@ -11,8 +11,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-import models_hand as hand
-import models_linen
+from benchmarks.peers.hand import models as hand
+from benchmarks.peers.linen import models as models_linen
 
 
 def main(name: str, depth: int) -> tuple[float, float]:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import liftax as lx
-import measure
-from laplacian_programs import PROGRAMS
+from benchmarks import measure
+from benchmarks.laplacian_programs import PROGRAMS
 
 SLICE = 0.02  # s of CPU, at least, of one sample
 

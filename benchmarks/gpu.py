@@ -23,11 +23,11 @@ PARTS = {
     "versions": (60, ["-c", VERSIONS]),
     "memory": (
         240,
-        ["benchmarks/memory.py", "--quick", "--run", "5", "--size", "8", "--json", "benchmarks/results/gpu.json"],
+        ["-m", "benchmarks.memory", "--quick", "--run", "5", "--size", "8", "--json", "benchmarks/results/gpu.json"],
     ),
     "networks": (
         100,
-        ["benchmarks/run.py", "--only", "networks", "--quick", "--json", "benchmarks/results/gpu-networks.json"],
+        ["-m", "benchmarks.run", "--only", "networks", "--quick", "--json", "benchmarks/results/gpu-networks.json"],
     ),
     "suite": (70, ["-m", "pytest", "-q", "-x", "-m", "not long", *SUITE]),
 }

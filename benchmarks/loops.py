@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import liftax as lx
-import measure
-import models_hand as hand
-from bench import Bench, Row
+from benchmarks import measure
+from benchmarks.bench import Bench, Row
+from benchmarks.peers.hand import models as hand
 
 BODIES: dict[str, tuple[Callable[[Any, Any], Any], Any, Any]] = {
     "a scalar": (lambda w, x: jnp.sin(x) * w, jnp.float32(0.9), jnp.float32(0.5)),

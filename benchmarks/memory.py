@@ -1,6 +1,6 @@
 """What the backward pass keeps, and what the compiled program takes, by plans and by policies by hand.
 
-    python benchmarks/memory.py [--only NETWORK] [--quick] [--run] [--json FILE]
+    python -m benchmarks.memory [--only NETWORK] [--quick] [--run] [--json FILE]
 
 Each network of `networks_memory.py` is differentiated plainly, with `jax.checkpoint` and a policy by hand around each
 block and around the whole loss, and with `liftax.checkpoint`. Of each, relative to the plain derivative: bytes of the
@@ -86,7 +86,7 @@ def measured(made: Any, rounds: int) -> dict[str, float]:
 
 def network(name: str, size: int, quick: bool, rounds: int) -> dict[str, dict[str, float]]:
     """Measure a network in all ways; a way that fails is noted with its error."""
-    from networks_memory import NETWORKS
+    from benchmarks.networks_memory import NETWORKS
 
     found: dict[str, dict[str, float]] = {}
     for variant, make in variants(NETWORKS[name], size, quick):
@@ -132,7 +132,7 @@ def markdown(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure the networks, print the table, write the figures."""
-    from networks_memory import NETWORKS
+    from benchmarks.networks_memory import NETWORKS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=NETWORKS, metavar="NETWORK", help="may repeat")

@@ -1,4 +1,4 @@
-"""Draw how tracing grows with depth, from the JSON of a run: `python benchmarks/plot.py RESULTS.json FIGURE.svg`."""
+"""Draw how tracing grows with depth, from the JSON of a run: `python -m benchmarks.plot RESULTS.json FIGURE.svg`."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """Profile the tracing of the residual MLP in liftax: which functions take the time, sorted by their own.
 
-`python benchmarks/profile_trace.py [--kind vjp] [--eager] [--library linen]`; lines of the library and lines of
+`python -m benchmarks.profile_trace [--kind vjp] [--eager] [--library linen]`; lines of the library and lines of
 everything else are listed apart, because the profiler's hook makes every Python call dearer than it is.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import jax
 
-import measure
-import models_hand as hand
-import models_linen
-from models_linen import NAMESPACES
+from benchmarks import measure
+from benchmarks.peers.hand import models as hand
+from benchmarks.peers.linen import models as models_linen
+from benchmarks.peers.linen.models import NAMESPACES
 
 
 def main() -> None:

@@ -13,15 +13,15 @@ from typing import Any
 
 import jax
 
-import models_hand as hand
-import models_linen
-import models_tuned
-import networks_hand
-import networks_linen
-import report
-from bench import Bench
-from cases import CASES
-from models_linen import NAMESPACES
+from benchmarks import report
+from benchmarks.bench import Bench
+from benchmarks.cases import CASES
+from benchmarks.peers.hand import models as hand
+from benchmarks.peers.hand import networks as networks_hand
+from benchmarks.peers.hand import tuned as models_tuned
+from benchmarks.peers.linen import models as models_linen
+from benchmarks.peers.linen import networks as networks_linen
+from benchmarks.peers.linen.models import NAMESPACES
 
 PEERS = ("nnx", "equinox", "haiku")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -37,7 +37,7 @@ def implementations() -> tuple[dict[str, Any], list[str]]:
             if name in NAMESPACES:
                 found[name] = models_linen.implementation(name, importlib.import_module(NAMESPACES[name]))
             else:
-                found[name] = importlib.import_module(f"models_{name}")
+                found[name] = importlib.import_module(f"benchmarks.peers.{name}.models")
         except Exception as error:  # a library that is absent, or older or newer than JAX, costs its column
             notes.append(f"{name} skipped: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return found | {"tuned": models_tuned.implementation()}, notes
@@ -49,7 +49,9 @@ def networks(found: list[str]) -> dict[str, Any]:
     for name in (name for name in NAMESPACES if name in found):
         program = networks_linen.networks(importlib.import_module(NAMESPACES[name]))
         made[name] = networks_hand.implementation(name, program)
-    return made | {name: importlib.import_module(f"networks_{name}") for name in PEERS if name in found}
+    return made | {
+        name: importlib.import_module(f"benchmarks.peers.{name}.networks") for name in PEERS if name in found
+    }
 
 
 def versions(names: list[str]) -> str:
@@ -81,7 +83,7 @@ def write(results: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n")
     if any(row["depth"] for row in results["rows"]):
         try:
-            import plot
+            from benchmarks import plot
         except ImportError as error:
             print(f"no plot: {error}", file=sys.stderr)
         else:

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import sys
 import types
 from collections import Counter
 from pathlib import Path
@@ -18,8 +17,11 @@ from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PUBLISHED = FOLDER.parent / "docs" / "_static"
-MODULES = ("measure", "bench", "cases", "report", "run", "models_hand", "models_tuned", "models_linen")
-MODULES += ("networks_hand", "networks_linen")
+MODULES = {
+    **{name: name for name in ("measure", "bench", "cases", "report", "run")},
+    **{f"{kind}_{peer}": f"peers.{peer}.{kind}" for kind in ("models", "networks") for peer in ("hand", "linen")},
+    "models_tuned": "peers.hand.tuned",
+}
 PEERS = {"nnx": "flax", "equinox": "equinox", "haiku": "haiku"}
 DERIVED = [(kind, False) for kind in ("mlp", "vjp", "jvp", "grad", "value_and_grad")]
 DERIVED += [("mlp", True), ("custom_vjp", True), ("remat", True), ("scan_remat_vjp", True)]
@@ -28,12 +30,10 @@ DERIVED += [(kind, False) for kind in ("jit", "vmap", "scan", "vmap_jit_grad")]
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    """The modules of the folder, which are scripts that find each other by the search path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in (*MODULES, *(f"networks_{peer}" for peer in PEERS)):
-        sys.modules.pop(name, None)
+    """The modules of the package, by short names."""
+    return types.SimpleNamespace(
+        **{name: importlib.import_module(f"benchmarks.{path}") for name, path in MODULES.items()}
+    )
 
 
 @pytest.fixture(scope="module")

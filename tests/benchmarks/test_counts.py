@@ -18,7 +18,10 @@ import pytest
 from liftax import nn
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("measure", "models_hand", "models_linen", "networks_hand", "networks_linen")
+MODULES = {
+    "measure": "measure",
+    **{f"{kind}_{peer}": f"peers.{peer}.{kind}" for kind in ("models", "networks") for peer in ("hand", "linen")},
+}
 
 SLACK = 1.25
 TINY = 0.3
@@ -49,12 +52,10 @@ BLOCKS = {
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    """The modules of the folder, which are scripts that find each other by the search path."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    for name in MODULES:
-        del sys.modules[name]
+    """The modules of the package, by short names."""
+    return types.SimpleNamespace(
+        **{name: importlib.import_module(f"benchmarks.{path}") for name, path in MODULES.items()}
+    )
 
 
 def counted(run):

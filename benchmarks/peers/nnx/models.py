@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from models_hand import HIDDEN, WIDTH, names
+from benchmarks.peers.hand.models import HIDDEN, WIDTH, names
 
 NAME = "nnx"
 KINDS = frozenset({"mlp"})

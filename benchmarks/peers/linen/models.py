@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models_hand import HIDDEN, MIX, WIDTH, names
+from benchmarks.peers.hand.models import HIDDEN, MIX, WIDTH, names
 
 NAMESPACES = {"liftax": "liftax.nn", "linen": "flax.linen"}
 """The namespaces, and the modules that they are."""

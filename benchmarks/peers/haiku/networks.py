@@ -12,9 +12,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-import networks_hand
-from models_hand import names
-from networks_hand import BLOCKS, CHANNELS, HEADS, HIDDEN, MOMENTUM, PROGRAMS, RATE, WIDTH, dropout_key
+from benchmarks.peers.hand import networks as networks_hand
+from benchmarks.peers.hand.models import names
+from benchmarks.peers.hand.networks import BLOCKS, CHANNELS, HEADS, HIDDEN, MOMENTUM, PROGRAMS, RATE, WIDTH, dropout_key
 
 NAME = "haiku"
 KINDS = frozenset({*PROGRAMS, "init_transformer", "init_resnet"})

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax import lax
 
-import models_hand
-from models_hand import Parameters
+from benchmarks.peers.hand import models as models_hand
+from benchmarks.peers.hand.models import Parameters
 
 traced_once = functools.partial(jax.jit, inline=True)
 gelu = traced_once(jax.nn.gelu)

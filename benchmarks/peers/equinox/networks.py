@@ -13,9 +13,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import networks_hand
-from models_hand import names
-from networks_hand import BLOCKS, CHANNELS, GATES, HEADS, HIDDEN, MOMENTUM, PROGRAMS, RATE, WIDTH, dropout_key
+from benchmarks.peers.hand import networks as networks_hand
+from benchmarks.peers.hand.models import names
+from benchmarks.peers.hand.networks import (
+    BLOCKS,
+    CHANNELS,
+    GATES,
+    HEADS,
+    HIDDEN,
+    MOMENTUM,
+    PROGRAMS,
+    RATE,
+    WIDTH,
+    dropout_key,
+)
 
 NAME = "equinox"
 KINDS = frozenset(PROGRAMS)

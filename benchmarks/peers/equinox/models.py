@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from models_hand import HIDDEN, WIDTH, names
+from benchmarks.peers.hand.models import HIDDEN, WIDTH, names
 
 NAME = "equinox"
 KINDS = frozenset({"mlp"})

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models_hand import Parameters, dense, layer_norm, names
+from benchmarks.peers.hand.models import Parameters, dense, layer_norm, names
 
 BLOCKS = 2
 """Blocks, or layers, of each network."""

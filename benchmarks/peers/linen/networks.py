@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from models_hand import names
-from networks_hand import BLOCKS, CHANNELS, HEADS, HIDDEN, MOMENTUM, RATE, WIDTH
+from benchmarks.peers.hand.models import names
+from benchmarks.peers.hand.networks import BLOCKS, CHANNELS, HEADS, HIDDEN, MOMENTUM, RATE, WIDTH
 
 
 def networks(nn: Any) -> Callable[[str], Callable[..., Any]]:

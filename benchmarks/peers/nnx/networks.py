@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-import networks_hand
-from models_hand import names
-from networks_hand import BLOCKS, CHANNELS, GATES, HEADS, HIDDEN, MOMENTUM, RATE, WIDTH, dropout_key
+from benchmarks.peers.hand import networks as networks_hand
+from benchmarks.peers.hand.models import names
+from benchmarks.peers.hand.networks import BLOCKS, CHANNELS, GATES, HEADS, HIDDEN, MOMENTUM, RATE, WIDTH, dropout_key
 
 NAME = "nnx"
 KINDS = networks_hand.KINDS

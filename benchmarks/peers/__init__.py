@@ -1,0 +1,1 @@
+"""The same models and networks, written by hand and with each library."""

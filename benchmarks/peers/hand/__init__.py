@@ -1,0 +1,1 @@
+"""By hand, on dicts of arrays."""

@@ -1,0 +1,1 @@
+"""Linen, and liftax, which takes the same code."""
