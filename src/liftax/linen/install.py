@@ -40,7 +40,7 @@ def install() -> str:
         ... print(linen.Dense.__module__)
         ... '''
         >>> subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout.strip()
-        'liftax.nn.dense'
+        'liftax.nn.linear.dense'
     """
     before = [name for name in ("flax.core", "flax.linen") if _is_flax(sys.modules.get(name))]
     if before:

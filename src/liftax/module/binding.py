@@ -267,7 +267,7 @@ class Binding:
                 self._set_up()
             except Exception:  # the first use of the module raises it again, where it says more
                 state.setup_done, self.scope.reservations = False, reserved
-        return sorted({*object.__dir__(self)})
+        return sorted(name for name in object.__dir__(self) if not name.startswith("lift_") and name not in _HIDDEN)
 
     def clone(
         self: M, *, parent: Any = None, _deep_clone: Any = False, _reset_names: bool = False, **updates: Any
@@ -374,6 +374,7 @@ class Binding:
         self._state.names = dict(names)
 
 
+_HIDDEN = {"field_names", "preserve_adopted_names"}
 _OWN = frozenset({"_state", "scope", "_parent", "_template", "name"})
 
 

@@ -100,11 +100,6 @@ from liftax.nn.attention.layer import MultiHeadAttention, MultiHeadDotProductAtt
 from liftax.nn.attention.masks import combine_masks, make_attention_mask, make_causal_mask
 from liftax.nn.batch_apply import BatchApply
 from liftax.nn.combinators import Sequential
-from liftax.nn.contractions import DenseGeneral, Einsum
-from liftax.nn.conv import Conv, ConvLocal
-from liftax.nn.conv_transpose import ConvTranspose
-from liftax.nn.dense import Dense
-from liftax.nn.embed import Embed
 from liftax.nn.fp8_ops.layers import (
     Fp8DirectDotGeneralOp,
     Fp8DotGeneral,
@@ -113,6 +108,11 @@ from liftax.nn.fp8_ops.layers import (
     NANOOFp8DotGeneralOp,
 )
 from liftax.nn.initializers import ones, ones_init, zeros, zeros_init
+from liftax.nn.linear.contractions import DenseGeneral, Einsum
+from liftax.nn.linear.conv import Conv, ConvLocal
+from liftax.nn.linear.conv_transpose import ConvTranspose
+from liftax.nn.linear.dense import Dense
+from liftax.nn.linear.embed import Embed
 from liftax.nn.normalization.batch_norm import BatchNorm
 from liftax.nn.normalization.group_norm import GroupNorm
 from liftax.nn.normalization.layer_norm import InstanceNorm, LayerNorm, RMSNorm
@@ -267,3 +267,10 @@ __all__ = [
     "zeros_init",
 ]
 __all__ += activation.__all__
+
+
+_ROOMS = "attention batch_apply combinators dtypes fp8_ops kw_only_dataclasses linear module normalization pooling"
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS.split(), "recurrent", "stochastic"})

@@ -4,7 +4,7 @@
 
 JAX has their derivative rules, so there is nothing to add to them. Their formulas are documented where they live, in
 `jax.nn`. Most are under `jax.jit` there, and traced once for all calls alike; those that are not have it here (see
-`liftax.nn.tracing`). `PReLU` alone is a module: it has a parameter.
+`liftax.nn.support.tracing`). `PReLU` alone is a module: it has a parameter.
 """
 
 import jax
@@ -36,7 +36,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax import _compat
 from liftax.module import Module, compact
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 from liftax.typing import Array
 
 normalize = standardize

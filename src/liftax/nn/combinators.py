@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from liftax.module import Module, compact
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 
 __all__ = ["Sequential"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from liftax.nn.windows import check_fits, padding_of, per_axis
+from liftax.nn.linear.windows import check_fits, padding_of, per_axis
 from liftax.typing import Array
 
 __all__ = ["avg_pool", "max_pool", "min_pool", "pool"]

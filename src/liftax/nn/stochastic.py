@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from liftax.module import Module, compact, merge_param, nowrap
-from liftax.nn.location import place
-from liftax.nn.masking import keep
-from liftax.nn.tracing import traced_once
+from liftax.nn.support.location import place
+from liftax.nn.support.masking import keep
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array, PRNGKey
 
 __all__ = ["Dropout"]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from liftax import errors
 from liftax.nn.attention.dot_product import dot_product_attention
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 from liftax.typing import Array, PRNGKey
 
 __all__: list[str] = []

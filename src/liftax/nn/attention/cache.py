@@ -15,8 +15,8 @@ from liftax import errors
 from liftax._compat import is_tracer
 from liftax.module import Module
 from liftax.nn.dtypes import constant
-from liftax.nn.location import place
-from liftax.nn.tracing import traced_once
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array
 
 __all__: list[str] = []

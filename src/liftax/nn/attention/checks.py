@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 from liftax.typing import Array
 
 __all__: list[str] = []

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax import errors
 from liftax.nn.attention.checks import check_broadcasts, check_heads, check_rate
 from liftax.nn.dtypes import cast, constant, matched, promote_dtype
-from liftax.nn.tracing import traced_once, untraced
+from liftax.nn.support.tracing import traced_once, untraced
 from liftax.typing import Array, PRNGKey
 
 __all__ = ["dot_product_attention", "dot_product_attention_weights"]

@@ -21,10 +21,10 @@ from liftax.nn.attention.cache import with_cache
 from liftax.nn.attention.checks import check_broadcasts, check_rate, head_size, inputs_of
 from liftax.nn.attention.dot_product import dot_product_attention, dot_product_attention_weights
 from liftax.nn.attention.masks import combine_masks, make_attention_mask, make_causal_mask
-from liftax.nn.contractions import DenseGeneral
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.location import place
+from liftax.nn.linear.contractions import DenseGeneral
 from liftax.nn.normalization.layer_norm import LayerNorm
+from liftax.nn.support.location import place
 from liftax.typing import Array, Initializer, PRNGKey
 
 __all__ = [

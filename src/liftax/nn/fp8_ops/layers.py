@@ -26,7 +26,7 @@ from liftax.nn.fp8_ops.scaling import (
     quantize,
     update_fp8_meta,
 )
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 from liftax.typing import Array
 
 __all__ = [

@@ -14,7 +14,6 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax import errors
 from liftax.module import Module, compact, merge_param
 from liftax.nn.initializers import ones_init, zeros_init
-from liftax.nn.location import place
 from liftax.nn.normalization.statistics import (
     canonical_axes,
     checked_mask,
@@ -24,6 +23,7 @@ from liftax.nn.normalization.statistics import (
     normalized_by,
     scale_and_bias,
 )
+from liftax.nn.support.location import place
 from liftax.typing import Array, Initializer
 
 __all__ = ["BatchNorm"]

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
 from liftax.nn.initializers import ones_init, zeros_init
-from liftax.nn.location import place
 from liftax.nn.normalization.statistics import Axes, canonical_axes, checked_mask, config_of, normalized, scale_and_bias
+from liftax.nn.support.location import place
 from liftax.typing import Array, Initializer
 
 __all__ = ["GroupNorm"]

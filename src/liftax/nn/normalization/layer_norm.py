@@ -14,7 +14,6 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
 from liftax.nn.initializers import ones_init, zeros_init
-from liftax.nn.location import place
 from liftax.nn.normalization.batch_norm import BatchNorm
 from liftax.nn.normalization.group_norm import GroupNorm
 from liftax.nn.normalization.spectral_norm import SpectralNorm
@@ -30,6 +29,7 @@ from liftax.nn.normalization.statistics import (
     scale_and_bias,
 )
 from liftax.nn.normalization.weight_norm import WeightNorm
+from liftax.nn.support.location import place
 from liftax.typing import Array, Initializer
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "SpectralNorm", "WeightNorm"]

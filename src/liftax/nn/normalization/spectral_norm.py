@@ -17,8 +17,8 @@ from liftax import errors
 from liftax.lift import map_variables
 from liftax.module import Module, compact, nowrap
 from liftax.nn import dtypes
-from liftax.nn.location import place
 from liftax.nn.normalization.wrapped_layer import inner_layer, inner_path, l2_normalized
+from liftax.nn.support.location import place
 from liftax.typing import Array
 
 __all__ = ["SpectralNorm"]

@@ -17,11 +17,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module
 from liftax.nn import dtypes
-from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import cast, constant, matched
-from liftax.nn.location import place
-from liftax.nn.masking import keep
-from liftax.nn.tracing import traced_once
+from liftax.nn.linear.dense import add_bias
+from liftax.nn.support.location import place
+from liftax.nn.support.masking import keep
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array
 
 __all__: list[str] = []

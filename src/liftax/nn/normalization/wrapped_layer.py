@@ -7,7 +7,7 @@ from jax import lax
 
 from liftax import errors
 from liftax.module import Module
-from liftax.nn.location import place
+from liftax.nn.support.location import place
 from liftax.typing import Array
 
 __all__: list[str] = []

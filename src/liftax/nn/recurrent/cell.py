@@ -20,10 +20,10 @@ from liftax.core.calls import calls
 from liftax.module import Module, nowrap
 from liftax.nn import activation
 from liftax.nn.activation import sigmoid, tanh
-from liftax.nn.dense import Dense
 from liftax.nn.initializers import lecun_normal, orthogonal, zeros, zeros_init
-from liftax.nn.location import place
-from liftax.nn.tracing import untraced
+from liftax.nn.linear.dense import Dense
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import untraced
 from liftax.typing import Array, Initializer, PRNGKey
 
 __all__ = ["RNNCellBase"]

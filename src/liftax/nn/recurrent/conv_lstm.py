@@ -11,11 +11,11 @@ from jax.typing import ArrayLike, DTypeLike
 from liftax import errors
 from liftax.module import compact, nowrap
 from liftax.nn.activation import sigmoid, tanh
-from liftax.nn.conv import Conv
 from liftax.nn.initializers import zeros_init
-from liftax.nn.location import place
+from liftax.nn.linear.conv import Conv
 from liftax.nn.recurrent.cell import MemoryCell, memory_and_state
-from liftax.nn.tracing import traced_once
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array, Initializer
 
 __all__ = ["ConvLSTMCell"]

@@ -17,7 +17,7 @@ from liftax.module import compact
 from liftax.nn.activation import sigmoid, tanh
 from liftax.nn.initializers import lecun_normal, ones_init, orthogonal, zeros_init
 from liftax.nn.recurrent.cell import GatedCell, StateCell, arithmetic, dense_maps, one_state
-from liftax.nn.tracing import traced_once
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array, Initializer
 
 __all__ = ["GRUCell", "MGUCell", "SimpleCell"]

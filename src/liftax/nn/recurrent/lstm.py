@@ -23,7 +23,7 @@ from liftax.module import Module, compact
 from liftax.nn.dtypes import promote_dtype
 from liftax.nn.initializers import lecun_normal, zeros_init
 from liftax.nn.recurrent.cell import GatedCell, MemoryCell, arithmetic, dense_maps, memory_and_state
-from liftax.nn.tracing import traced_once
+from liftax.nn.support.tracing import traced_once
 from liftax.typing import Array, Initializer
 
 __all__ = ["LSTMCell", "OptimizedLSTMCell"]

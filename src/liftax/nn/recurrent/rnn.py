@@ -19,12 +19,12 @@ from liftax.core.frozen_dict import FrozenDict
 from liftax.explain.functions import demand_pair
 from liftax.lift import scan
 from liftax.module import Module
-from liftax.nn.location import place
 from liftax.nn.recurrent.cell import RNNCellBase, check_carry, demand_cell, demand_layers, steps_are_pure
 from liftax.nn.recurrent.conv_lstm import ConvLSTMCell
 from liftax.nn.recurrent.gru import GRUCell, MGUCell, SimpleCell
 from liftax.nn.recurrent.lengths import at_step, check_lengths, flip_sequences
 from liftax.nn.recurrent.lstm import LSTMCell, OptimizedLSTMCell
+from liftax.nn.support.location import place
 from liftax.typing import Array, Filter, PRNGKey
 
 __all__ = [

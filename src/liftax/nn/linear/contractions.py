@@ -19,11 +19,11 @@ from liftax.core import meta
 from liftax.core.initial import initialized
 from liftax.module import Module, compact, merge_param
 from liftax.nn import dtypes
-from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.location import place
-from liftax.nn.tracing import traced_once, untraced
+from liftax.nn.linear.dense import add_bias
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer
 
 __all__ = ["DenseGeneral", "Einsum"]

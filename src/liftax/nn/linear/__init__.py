@@ -4,14 +4,14 @@ from typing import Any
 
 from jax import lax
 
-from liftax.nn.contractions import DenseGeneral, Einsum
-from liftax.nn.conv import Conv, ConvLocal, dimension_numbers
-from liftax.nn.conv_transpose import ConvTranspose
-from liftax.nn.dense import Dense
 from liftax.nn.dtypes import PromoteDtype as PromoteDtypeFn
-from liftax.nn.embed import Embed
 from liftax.nn.initializers import lecun_normal, variance_scaling
-from liftax.nn.windows import padding_of
+from liftax.nn.linear.contractions import DenseGeneral, Einsum
+from liftax.nn.linear.conv import Conv, ConvLocal, dimension_numbers
+from liftax.nn.linear.conv_transpose import ConvTranspose
+from liftax.nn.linear.dense import Dense
+from liftax.nn.linear.embed import Embed
+from liftax.nn.linear.windows import padding_of
 
 __all__ = [
     "Conv", "ConvLocal", "ConvTranspose", "Dense", "DenseGeneral", "Einsum", "Embed", "PromoteDtypeFn",

@@ -13,13 +13,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from liftax.module import Module, compact
 from liftax.nn import dtypes
-from liftax.nn.conv import check_mask, masked
-from liftax.nn.dense import add_bias
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import lecun_normal, zeros_init
-from liftax.nn.location import place
-from liftax.nn.tracing import traced_once, untraced
-from liftax.nn.windows import Pads, batched, padding_of, per_axis, unbatched
+from liftax.nn.linear.conv import check_mask, masked
+from liftax.nn.linear.dense import add_bias
+from liftax.nn.linear.windows import Pads, batched, padding_of, per_axis, unbatched
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer
 
 __all__ = ["ConvTranspose"]

@@ -14,8 +14,8 @@ from liftax.module import Module
 from liftax.nn import dtypes
 from liftax.nn.dtypes import PromoteDtype
 from liftax.nn.initializers import variance_scaling
-from liftax.nn.location import place
-from liftax.nn.tracing import traced_once, untraced
+from liftax.nn.support.location import place
+from liftax.nn.support.tracing import traced_once, untraced
 from liftax.typing import Array, Initializer
 
 __all__ = ["Embed"]

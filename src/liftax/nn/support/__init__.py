@@ -1,0 +1,1 @@
+"""What layers share: where they are, what they mask, how they trace once."""
