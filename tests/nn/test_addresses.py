@@ -295,3 +295,11 @@ def test_frozen_dicts():
         assert dict(rest) == {} and value == lib.freeze({"b": 1})
         assert lib.pop({"a": 1}, "a") == ({}, 1) and lib.pretty_repr(1) == "1"
         assert lib.pretty_repr({"a": {"b": 1}}, 2) == "{\n  a: {\n    b: 1,\n  },\n}"
+
+
+def test_completion_shows_what_is_for_users():
+    """Modules of the namespace are those that Linen has; attributes of a module are those of Linen's."""
+    rooms = {name for name in dir(nn) if isinstance(getattr(nn, name), types.ModuleType)}
+    assert rooms <= {name for name in dir(linen) if isinstance(getattr(linen, name), types.ModuleType)}
+    ours, theirs = ({n for n in dir(lib.Dense(2)) if not n.startswith("_")} for lib in (nn, linen))
+    assert ours == theirs

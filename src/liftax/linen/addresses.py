@@ -44,7 +44,7 @@ def counterpart(name: str) -> str | None:
     Example:
         >>> from liftax.linen.addresses import counterpart
         >>> counterpart('flax.linen.attention'), counterpart('flax.struct')
-        ('liftax.nn.attention.layer', None)
+        ('liftax.nn.attention', None)
     """
     for theirs, ours in ROOTS.items():
         if name == theirs or name.startswith(f"{theirs}."):
