@@ -41,8 +41,8 @@ def saved(
         ...     def __call__(self, x):
         ...         return jnp.sum(nn.Dense(1)(jnp.tanh(nn.Dense(64)(x))))
         >>> report = nn.saved(Net(), jax.random.key(0))(jnp.ones((100, 3)))
-        >>> [(row.path, row.primitive, row.shape) for row in report.rows][0]
-        ('Net', 'tanh', (100, 64))
+        >>> [(row.path, row.shape) for row in report.rows][0]
+        ('Net', (100, 64))
     """
 
     def reported(*args: Any, **more: Any) -> Report:

@@ -39,9 +39,13 @@ OPTIONS = {
     "sparse": {"sparsity": "auto"},
     "sparse, two at a time": {"sparsity": "auto", "chunk": 2},
 }
+CASES = [
+    pytest.param(options, id=name, marks=[pytest.mark.asdex] if "sparsity" in options else [])
+    for name, options in OPTIONS.items()
+]
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", CASES)
 @pytest.mark.parametrize("name", ["jacobian", *(pytest.param(n, marks=pytest.mark.long) for n in ("jacfwd", "jacrev"))])
 def test_jacobian_of_trees(name, options):
     def run(jac, **options):
@@ -50,13 +54,14 @@ def test_jacobian_of_trees(name, options):
     same(run(getattr(lx, name), **options), run(jax.jacfwd))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", CASES)
 @pytest.mark.parametrize("mode", ["forward", pytest.param("reverse", marks=pytest.mark.long)])
 def test_hessian(mode, options):
     f = lambda t: energy(t["n"]["c"]) * t["b"] + jnp.sum(t["a"] ** 3)
     same(jax.jit(lx.hessian(f, mode=mode, **options))(TREE), jax.jit(jax.hessian(f))(TREE))
 
 
+@pytest.mark.asdex
 def test_has_aux_and_keywords():
     f = lambda u, k: (stencil(u, k), {"sum": jnp.sum(u)})
     for options in ({}, {"chunk": 3}, {"sparsity": "auto"}):
@@ -68,6 +73,7 @@ def test_has_aux_and_keywords():
     )
 
 
+@pytest.mark.asdex
 @pytest.mark.long
 def test_bcoo_holds_the_pattern_alone():
     got = lx.jacobian(stencil, sparsity="auto", format="bcoo")(U)
@@ -79,6 +85,7 @@ def test_bcoo_holds_the_pattern_alone():
     same(jax.tree.map(lambda x: x.todense(), blocks, is_leaf=lambda x: isinstance(x, sparse.BCOO)), want)
 
 
+@pytest.mark.asdex
 def test_fewer_products():
     """One product for each of three colors, where the matrix has many columns."""
     counted = []
@@ -97,6 +104,7 @@ def test_fewer_products():
     assert len(counted) == 3
 
 
+@pytest.mark.asdex
 def test_of_what_a_function_closes_over():
     """Values tell which places are read; tracers do not have to."""
     places = jnp.asarray([3, 1, 4, 1])
@@ -110,12 +118,14 @@ def test_of_what_a_function_closes_over():
     np.testing.assert_allclose(jax.jit(lambda key: drop(key, sparsity="auto"))(key), drop(key), rtol=1e-6)
 
 
+@pytest.mark.asdex
 def test_under_vmap():
     us = jnp.stack([U, 2 * U])
     got = jax.vmap(lx.jacobian(stencil, sparsity="auto"))(us)
     np.testing.assert_allclose(got, jax.vmap(jax.jacfwd(stencil))(us), rtol=1e-5)
 
 
+@pytest.mark.asdex
 def test_a_pattern_that_is_known():
     import asdex
 
@@ -155,6 +165,7 @@ def test_options_are_checked(options, text):
         lx.jacrev(stencil, allow_int=True, chunk=2)
 
 
+@pytest.mark.asdex
 def test_what_can_not_be_differentiated():
     with pytest.raises(errors.NonDifferentiablePrimalError, match=r"jacobian .*argument 0.*int32\[\]"):
         lx.jacobian(stencil)(3)
@@ -166,6 +177,15 @@ def test_what_can_not_be_differentiated():
         lx.jacfwd(stencil, argnums=1)(U)
     with pytest.raises(errors.AuxError, match="jacobian: with has_aux"):
         lx.jacobian(stencil, has_aux=True)(U)
+
+
+def test_asdex_that_does_not_fit_this_jax(monkeypatch, tmp_path):
+    (tmp_path / "asdex.py").write_text("raise ImportError('cannot import name Gone')")
+    monkeypatch.delitem(sys.modules, "asdex", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.JaxVersionError, match=r"asdex \S+ can't be imported with JAX \S+: .*Gone"):
+        lx.jacobian(stencil, sparsity="auto")(U)
+    sys.modules.pop("asdex", None)
 
 
 def test_without_asdex(monkeypatch):
@@ -190,6 +210,7 @@ def ruled(x):
 ruled.defvjp(lambda x: (jnp.sin(x), x), lambda x, ct: (ct * slope(x),))
 
 
+@pytest.mark.asdex
 def test_a_rule_whose_backward_pass_has_one():
     """Forward mode meets the rule in the backward pass; reverse mode over reverse mode does not mind."""
     f = lambda u: jnp.sum(ruled(u) * u)

@@ -44,6 +44,7 @@ def whole(tree):
     return jax.tree.map(lambda x: x.todense() if is_sparse(x) else x, tree, is_leaf=is_sparse)
 
 
+@pytest.mark.asdex
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["jacobian", pytest.param("hessian", marks=pytest.mark.long)])
 def test_options(how):

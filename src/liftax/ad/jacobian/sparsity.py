@@ -12,6 +12,8 @@ Source: A. R. Curtis, M. J. D. Powell, J. K. Reid, "On the estimation of sparse 
 differentiation", 2025.
 """
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 
 from liftax import _compat
 from liftax.ad.jacobian.products import Flat
-from liftax.errors import MissingPackageError, SparsityError
+from liftax.errors import JaxVersionError, MissingPackageError, SparsityError
 from liftax.explain.transform import Transform
 from liftax.explain.values import describe
 
@@ -148,6 +150,12 @@ def _asdex(transform: Transform) -> Any:
     try:
         import asdex
     except ImportError as error:
+        if importlib.util.find_spec("asdex") is not None:  # it reads parts of JAX that move
+            raise JaxVersionError(
+                f"{transform}: sparsity needs the package asdex, and asdex {importlib.metadata.version('asdex')} can't "
+                f"be imported with JAX {jax.__version__}: {error}. Install versions of the two that fit, or leave "
+                "sparsity out."
+            ) from error
         raise MissingPackageError(
             f"{transform}: sparsity needs the package asdex, which is not installed. Install it with "
             "`pip install liftax[sparse]` or `pip install asdex`, or leave sparsity out."
