@@ -18,8 +18,8 @@ from liftax import nn
 from .programs import KEYS, MUTABLE, WIDTH, Program, build
 
 X = jnp.linspace(-1.0, 1.0, WIDTH)
-TOLERANCE = 1e-4
-"""Of the largest element: derivatives of derivatives in float32, whose sums XLA orders otherwise in each program."""
+TOLERANCE = 2e-3
+"""Of the largest element: third derivatives in float32, whose sums XLA orders otherwise in each program."""
 
 Function = Callable[[Any, Any], Any]
 

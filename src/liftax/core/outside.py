@@ -40,8 +40,8 @@ class Read:
         store = root.store
         for _ in range(self.out):
             store = store and store.outer
-        path = (*root.path[: len(root.path) - self.up], *self.down)
-        if store is None or self.up > len(root.path) or path[: len(store.root_path)] != store.root_path:
+        path = (*root.names[: len(root.names) - self.up], *self.down)
+        if store is None or self.up > len(root.names) or path[: len(store.root_path)] != store.root_path:
             return None
         top = type(root).of(store, None, store.root_path[-1] if store.root_path else None, store.root_path)
         return top.at(path[len(store.root_path) :])
@@ -101,7 +101,7 @@ class Watch:
         for read, value in zip(self.seen.reads, values, strict=True):
             scope = read.find(self.roots)
             if scope is not None:
-                self.given[(id(scope.store), scope.path, read.col)] = value
+                self.given[(id(scope.store), scope.names, read.col)] = value
 
     def look(self, scope: Any, col: str) -> None:
         """Note that variables were read that are not among the arguments."""
@@ -110,11 +110,11 @@ class Watch:
             while store is not None:
                 if store is scope.store:
                     same = 0
-                    for a, b in zip(root.path, scope.path, strict=False):
+                    for a, b in zip(root.names, scope.names, strict=False):
                         if a != b:
                             break
                         same += 1
-                    read = Read(index, out, len(root.path) - same, scope.path[same:], col)
+                    read = Read(index, out, len(root.names) - same, scope.names[same:], col)
                     if read not in self.seen.reads:
                         self.seen = dataclasses.replace(self.seen, reads=(*self.seen.reads, read))
                     return
@@ -126,7 +126,7 @@ def read(scope: Any, col: str) -> Any:
     """Return what a collection holds at `scope`, whose store is not of the trace in progress."""
     watch = calls.watch
     while watch is not None and watch is not scope.store.watch:
-        key = (id(scope.store), scope.path, col)
+        key = (id(scope.store), scope.names, col)
         if key in watch.given:
             return watch.given[key]
         watch.look(scope, col)

@@ -66,7 +66,7 @@ class Scope:
         Array([3., 3.], dtype=float32)
     """
 
-    __slots__ = ("_cols", "_counts", "name", "parent", "path", "reservations", "store")
+    __slots__ = ("_cols", "_counts", "name", "names", "parent", "reservations", "store")
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Scope:
         self.store = store
         self.parent = parent
         self.name = name
-        self.path = path
+        self.names = path
         self.reservations: dict[str, set[str | None]] = {}
         self._cols: dict[str, Any] = store.variables if parent is None else {}
         if store.cached is not None:
@@ -101,10 +101,10 @@ class Scope:
 
     # Two scopes at the same place of the same store behave alike.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Scope) and self.store is other.store and self.path == other.path
+        return isinstance(other, Scope) and self.store is other.store and self.names == other.names
 
     def __hash__(self) -> int:
-        return hash((id(self.store), self.path))
+        return hash((id(self.store), self.names))
 
     def __repr__(self) -> str:
         return f"Scope({self.path_text}{', ended' if self.store.dead else ''})"
@@ -120,9 +120,16 @@ class Scope:
         return self if self.parent is None else self.parent.root
 
     @property
+    def path(self) -> Path:
+        """The names from the root of the variables down to here."""
+        if calls.watch is not None:  # a trace that depends on it is not one for equal modules elsewhere
+            outside.note_names()
+        return self.names
+
+    @property
     def path_text(self) -> str:
         """The path as text: `/Encoder_0/Dense_1`."""
-        return "/" + "/".join(self.path)
+        return "/" + "/".join(self.names)
 
     @property
     def mutable(self) -> Filter:
@@ -199,7 +206,7 @@ class Scope:
             name = self.default_name(prefix)
         if not reuse or name not in self.reservations:
             self.reserve(name)
-        return Scope.of(self.store, self, name, (*self.path, name))
+        return Scope.of(self.store, self, name, (*self.names, name))
 
     def child(
         self, fn: Callable[..., Any], name: str | None = None, prefix: str | None = None, **kwargs: Any
@@ -217,9 +224,9 @@ class Scope:
         """Return this scope with every name free again, and its rng counters at zero if `rewind_rngs`."""
         if self.store.dead:
             self._raise_dead()
-        scope = Scope.of(self.store, self.parent, self.name, self.path)
+        scope = Scope.of(self.store, self.parent, self.name, self.names)
         if rewind_rngs:
-            for path in [p for p in self.store.counters if p[: len(self.path)] == self.path]:
+            for path in [p for p in self.store.counters if p[: len(self.names)] == self.names]:
                 self.store.counters[path] = {}
         return scope
 
@@ -227,7 +234,7 @@ class Scope:
         """Return the scope `path` below this one, reserving nothing."""
         scope = self
         for name in path:
-            scope = Scope.of(scope.store, scope, name, (*scope.path, name))
+            scope = Scope.of(scope.store, scope, name, (*scope.names, name))
         return scope
 
     # --- rngs --------------------------------------------------------------------------------------------------------
@@ -235,18 +242,18 @@ class Scope:
     @property
     def rng_path(self) -> Path:
         """The names that draws fold into the key: the path, or the path before the scope was moved."""
-        for n in range(len(self.path), 0, -1):
-            before = self.store.moved.get(self.path[:n])
+        for n in range(len(self.names), 0, -1):
+            before = self.store.moved.get(self.names[:n])
             if before is not None:
-                return (*before, *self.path[n:])
-        return self.path
+                return (*before, *self.names[n:])
+        return self.names
 
     @property
     def streams(self) -> tuple[Mapping[str, PRNGKey], int]:
         """The keys that draws here fold, and how many leading names of the path these know."""
         store = self.store
-        for n in range(len(self.path), 0, -1) if store.forked else ():
-            if (found := store.forked.get(self.path[:n])) is not None:
+        for n in range(len(self.names), 0, -1) if store.forked else ():
+            if (found := store.forked.get(self.names[:n])) is not None:
                 return found
         return store.keys, store.rng_base
 
@@ -281,9 +288,9 @@ class Scope:
             name = "params"
         counts = self._counts
         if counts is None:
-            counts = self._counts = store.counters.setdefault(self.path, {})
+            counts = self._counts = store.counters.setdefault(self.names, {})
         count = counts[name] = counts.get(name, 0) + 1
-        path = self.rng_path if store.moved else self.path
+        path = self.rng_path if store.moved else self.names
         return key, (*path[base:], count)
 
     # --- variables ---------------------------------------------------------------------------------------------------
@@ -361,7 +368,7 @@ class Scope:
                 raise refusals.foreign(store, col, name, self.path_text, _compat.transform_of(leaking), within)
         tree = self._writable(col)
         _merge(tree, name, value)
-        store.written[(col, *self.path[len(store.root_path) :], name)] = tree[name]
+        store.written[(col, *self.names[len(store.root_path) :], name)] = tree[name]
 
     def variable(
         self,
@@ -439,19 +446,19 @@ class Scope:
     def _create(self, col: str, name: str, make: Callable[[], Any]) -> Any:
         if not self.store.creates:
             raise refusals.no_start(self.store.owner, col, name, self.path_text)
-        before = dict(self.store.counters.get(self.path, _EMPTY))
+        before = dict(self.store.counters.get(self.names, _EMPTY))
         value = make()
         self.put_variable(col, name, value)
-        after = self.store.counters.get(self.path, _EMPTY)
+        after = self.store.counters.get(self.names, _EMPTY)
         drawn = {stream: n - before.get(stream, 0) for stream, n in after.items()}
-        self.store.created[(col, *self.path[len(self.store.root_path) :], name)] = (value, drawn)
+        self.store.created[(col, *self.names[len(self.store.root_path) :], name)] = (value, drawn)
         return value
 
     def _replay(self, col: str, name: str) -> None:
         """Count the draws that creating this variable took, in the run that follows the one that created it."""
-        drawn = self.store.replay.pop((col, *self.path[len(self.store.root_path) :], name), None)
+        drawn = self.store.replay.pop((col, *self.names[len(self.store.root_path) :], name), None)
         if drawn:
-            counts = self.store.counters.setdefault(self.path, {})
+            counts = self.store.counters.setdefault(self.names, {})
             for stream, n in drawn.items():
                 counts[stream] = counts.get(stream, 0) + n
 

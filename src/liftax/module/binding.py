@@ -209,9 +209,9 @@ class Binding:
             state.in_setup = False
             state.setup_done = True
         own = self.scope
-        if own is not None and (streams := own.store.waiting.pop(own.path, None)) is not None:
+        if own is not None and (streams := own.store.waiting.pop(own.names, None)) is not None:
             made = (x.scope for x in state.children.values() if isinstance(x, Binding) and x.scope is not None)
-            own.store.forked.update({scope.path: streams for scope in made if scope.store is own.store})
+            own.store.forked.update({scope.names: streams for scope in made if scope.store is own.store})
 
     def setup(self) -> None:
         """Make submodules and variables, as attributes. Called once, before the first use of the bound module."""

@@ -205,7 +205,7 @@ class Module(Binding, Summarized):
         scope = self._bound("path")
         if calls.watch is not None:
             outside.note_names()
-        return scope.path
+        return scope.names
 
     @property
     def variables(self) -> dict[str, Any]:

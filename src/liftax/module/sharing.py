@@ -45,7 +45,7 @@ def share_scope(module: Module, other: Module, /) -> None:
                 f"share_scope got {place(m)}, which holds no variables. Call it in setup or in a @compact method."
             )
     above, below = module.scope, other.scope
-    if below.store is above.store and below.path[: len(above.path)] == above.path:
+    if below.store is above.store and below.names[: len(above.names)] == above.names:
         changed, scope = other, above
     else:
         changed, scope = module, below
@@ -60,19 +60,19 @@ def share_scope(module: Module, other: Module, /) -> None:
             else:
                 before = child.scope.rng_path
                 _move(child, scope.push(child.scope.name))
-                scope.store.moved[child.scope.path] = before  # it goes on to draw as before, as in Linen
+                scope.store.moved[child.scope.names] = before  # it goes on to draw as before, as in Linen
 
 
 def _move(module: Any, scope: Scope) -> None:
     old = module.scope
     scope.reservations = old.reservations
     counters = scope.store.counters
-    if old.path in counters:
-        counters[scope.path] = counters.pop(old.path)
+    if old.names in counters:
+        counters[scope.names] = counters.pop(old.names)
     module.__dict__["scope"] = scope
     for child in module._state.children.values():
         if isinstance(child, Binding) and child.scope is not None and child.scope.parent is old:
-            _move(child, Scope.of(scope.store, scope, child.scope.name, (*scope.path, str(child.scope.name))))
+            _move(child, Scope.of(scope.store, scope, child.scope.name, (*scope.names, str(child.scope.name))))
 
 
 class NameScope(Module):

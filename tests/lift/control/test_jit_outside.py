@@ -263,3 +263,24 @@ def test_logical_axis_rules_count():
         with nn.logical_axis_rules(rules):
             Layer().apply({}, X)
     assert seen == [("data",), ("model",)]
+
+
+@pytest.mark.parametrize(
+    ("read", "lengths"), [(lambda m: m.scope.path, (1, 2)), (lambda m: m.path, (1, 2)), (lambda m: m.name, (1, 4))]
+)
+def test_where_a_module_is_belongs_to_what_its_program_is_found_by(read, lengths):
+    class Leaf(nn.Module):
+        def __call__(self, x):
+            return x * len(read(self))
+
+    class Deeper(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(Leaf)(name="leaf")(x)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(Leaf)(name="l")(x), Deeper(name="deeper")(x)
+
+    assert Net().apply({}, 1.0) == lengths

@@ -170,7 +170,7 @@ class Packed:
             if filters.in_filter(mutable, col):
                 variables[col] = copied(variables[col])
         store = Store(
-            variables, keys, mutable, outer.store.flags, self.transform, outer.path, outer.store.collections()
+            variables, keys, mutable, outer.store.flags, self.transform, outer.names, outer.store.collections()
         )
         store.counters = {path: dict(counts) for path, counts in self.counters[i].items()}
         store.replay = dict(self.replay[i])
@@ -180,7 +180,7 @@ class Packed:
         store.compiled = self.compiled
         store.guard = outer.store.guard
         store.cached = []
-        return Scope.of(store, None, outer.name, outer.path)
+        return Scope.of(store, None, outer.name, outer.names)
 
     def include(self, run: Run, filter_: Filter, index: int = 0) -> "Packed":
         """Return a packed target whose group `index` has the variables in `filter_` that a run created.
@@ -212,7 +212,7 @@ class Packed:
     def counters_after(self, effects: Effects) -> tuple[Counters, ...]:
         """Return the draws so far, by path, after a run."""
         return tuple(
-            {**before, **thawed_draws(counts, root.path)}
+            {**before, **thawed_draws(counts, root.names)}
             for before, counts, root in zip(self.counters, effects.counters, self.roots, strict=True)
         )
 
@@ -224,14 +224,14 @@ class Packed:
             for (col, *path, name), value in (*included.items(), *written[i].items()):
                 scope.at(tuple(path)).put_variable(col, name, value)
             if included or created[i]:
-                base = scope.path[len(store.root_path) :]
+                base = scope.names[len(store.root_path) :]
                 drawn = thawed_draws(effects.drawn[i])
                 for key, value in (*included.items(), *created[i].items()):
                     # New to a transform around this one too, which may have to differentiate with respect to it.
                     draws = drawn.get(key) or self.replay[i].get(key, {})
                     store.created[(key[0], *base, *key[1:])] = (value, draws)
             for path, counts in effects.counters[i]:
-                store.counters.setdefault((*scope.path, *path), {}).update(counts)
+                store.counters.setdefault((*scope.names, *path), {}).update(counts)
         self.continue_names(effects.names)
 
     def continue_names(self, given: Sequence[Any]) -> None:
@@ -319,7 +319,7 @@ def run_of(scopes: Sequence[Scope], names: tuple[Any, ...] = ()) -> Run:
         written.append(store.written)
         created.append({key: value for key, (value, _) in store.created.items()})
         drawn.append(frozen_draws({key: draws for key, (_, draws) in store.created.items()}))
-        counters.append(frozen_draws(store.counters, len(scope.path)))
+        counters.append(frozen_draws(store.counters, len(scope.names)))
     return Run(State(tuple(written), tuple(created)), Effects(tuple(drawn), tuple(counters), names))
 
 
@@ -463,7 +463,7 @@ def _handed(
     for reached in found:
         top = reached[0][1]
         for prefix, scope, part in reached:
-            within = prefix and scope.store is top.store and scope.path[: len(top.path)] == top.path
+            within = prefix and scope.store is top.store and scope.names[: len(top.names)] == top.names
             if within or isinstance(part, Variable) or (part is not None and part.lift_made_in_setup):
                 continue
             index, below = located(scope, roots)
@@ -490,5 +490,5 @@ def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
 
 
 def _counters(scope: Scope) -> dict[Path, dict[str, int]]:
-    counters, path = scope.store.counters, scope.path
+    counters, path = scope.store.counters, scope.names
     return {p: dict(c) for p, c in counters.items() if p[: len(path)] == path} if counters else {}

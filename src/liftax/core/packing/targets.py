@@ -86,8 +86,8 @@ def outermost(scopes: list[Scope]) -> tuple[Scope, ...]:
 
 
 def _below(scope: Scope, top: Scope) -> Path | None:
-    n = len(top.path)
-    return scope.path[n:] if scope.store is top.store and scope.path[:n] == top.path else None
+    n = len(top.names)
+    return scope.names[n:] if scope.store is top.store and scope.names[:n] == top.names else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

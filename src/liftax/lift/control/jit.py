@@ -235,7 +235,7 @@ def _forked(
     if isinstance(scope, Scope) and scope.store.keys and not scope.store.dead:
         forked = {stream: scope.make_rng(stream) for stream in scope.store.keys if in_filter(rngs, stream)}
         if getattr(mdl, "lift_sets_up", False):
-            scope.store.waiting.setdefault(scope.path, ({**scope.streams[0], **forked}, len(scope.rng_path)))
+            scope.store.waiting.setdefault(scope.names, ({**scope.streams[0], **forked}, len(scope.rng_path)))
     call = Call.of(transform, fn, mdl, args, kwargs, (variables,), rngs)
     packed = call.packed
     if not any(packed.keys):

@@ -40,8 +40,8 @@ class _ById:
 
 def _moved(root: Any) -> tuple[Any, ...]:
     """Where draws below `root` fold other names than those of their path, relative to `root`."""
-    n, base = len(root.path), len(root.rng_path)
-    return tuple((at[n:], names[base:]) for at, names in root.store.moved.items() if at[:n] == root.path)
+    n, base = len(root.names), len(root.rng_path)
+    return tuple((at[n:], names[base:]) for at, names in root.store.moved.items() if at[:n] == root.names)
 
 
 def fingerprint(call: Call) -> Any:
@@ -50,7 +50,7 @@ def fingerprint(call: Call) -> Any:
     scopes = []
     for root, mutable, counters in zip(packed.roots, packed.mutable, packed.counters, strict=True):
         flags, moved = root.store.flags, root.store.moved
-        drawn = sorted([(path[len(root.path) :], *sorted(n.items())) for path, n in counters.items() if n])
+        drawn = sorted([(path[len(root.names) :], *sorted(n.items())) for path, n in counters.items() if n])
         scopes.append((static(flags, "flags", {}) if flags else None, _moved(root) if moved else None,
                        _frozen_filter(mutable), *drawn))  # fmt: skip
     seen: dict[int, int] = {}
@@ -71,7 +71,7 @@ def looked_at(call: Call, seen: Seen) -> Any:
     if seen.names:
         note_names()  # of a trace around this call, too
         found.append(tuple(module.name for module in modules))
-        found.append(tuple(root.path for root in call.packed.roots))
+        found.append(tuple(root.names for root in call.packed.roots))
     if seen.around:
         numbers = {id(module): i for i, module in enumerate(modules)}
         for module in modules:
