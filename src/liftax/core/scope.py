@@ -456,8 +456,10 @@ class Scope:
 
     def _replay(self, col: str, name: str) -> None:
         """Count the draws that creating this variable took, in the run that follows the one that created it."""
-        drawn = self.store.replay.pop((col, *self.names[len(self.store.root_path) :], name), None)
+        key = (col, *self.names[len(self.store.root_path) :], name)
+        drawn = self.store.replay.pop(key, None)
         if drawn:
+            self.store.replayed[key] = drawn
             counts = self.store.counters.setdefault(self.names, {})
             for stream, n in drawn.items():
                 counts[stream] = counts.get(stream, 0) + n

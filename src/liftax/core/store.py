@@ -44,6 +44,7 @@ class Store:
         "outer",
         "owner",
         "replay",
+        "replayed",
         "rng_base",
         "root_path",
         "trace",
@@ -75,6 +76,7 @@ class Store:
         self.written: dict[Path, Any] = {}  # (collection, *path from the root, name) -> last value put there
         self.created: dict[Path, tuple[Any, dict[str, int]]] = {}  # same keys -> initial value, draws it took
         self.replay: dict[Path, dict[str, int]] = {}  # draws that creating a variable took, to be counted once more
+        self.replayed: dict[Path, dict[str, int]] = {}  # those of them that were
         self.moved: dict[Path, Path] = {}  # path of a scope that share_scope has moved -> names that its draws fold
         # Linen sets a module up where it forks the keys of a jit, so that what setup makes goes on to draw from these:
         self.forked: dict[Path, tuple[Mapping[str, PRNGKey], int]] = {}  # path of such a child -> keys, names they know

@@ -205,9 +205,18 @@ class Packed:
             replay[i] = {**replay[i], **{key: drawn.get(key, {}) for key in new}}
         return self.with_(groups=tuple(map(tuple, groups)), included=tuple(included), replay=tuple(replay))
 
-    def after(self, effects: Effects) -> "Packed":
-        """Return a packed target whose draws go on where a run left them."""
-        return self.with_(counters=self.counters_after(effects), replay=tuple({} for _ in self.roots))
+    def after(self, effects: Effects, again: Filter = False) -> "Packed":
+        """Return a packed target whose draws go on where a run left them.
+
+        Args:
+            effects: those of the run.
+            again: the collections in which the run that follows creates its variables anew, so that it draws for them
+                once more.
+        """
+        replay = tuple(
+            {key: drawn for key, drawn in draws.items() if filters.in_filter(again, key[0])} for draws in self.replay
+        )
+        return self.with_(counters=self.counters_after(effects), replay=replay)
 
     def counters_after(self, effects: Effects) -> tuple[Counters, ...]:
         """Return the draws so far, by path, after a run."""
@@ -230,6 +239,10 @@ class Packed:
                     # New to a transform around this one too, which may have to differentiate with respect to it.
                     draws = drawn.get(key) or self.replay[i].get(key, {})
                     store.created[(key[0], *base, *key[1:])] = (value, draws)
+            for key, draws in effects.drawn[i] if store.replay else ():
+                here = (key[0], *scope.names[len(store.root_path) :], *key[1:])
+                if store.replay.pop(here, None) is not None:
+                    store.replayed[here] = dict(draws)
             for path, counts in effects.counters[i]:
                 store.counters.setdefault((*scope.names, *path), {}).update(counts)
         self.continue_names(effects.names)
@@ -318,7 +331,7 @@ def run_of(scopes: Sequence[Scope], names: tuple[Any, ...] = ()) -> Run:
         store = scope.store
         written.append(store.written)
         created.append({key: value for key, (value, _) in store.created.items()})
-        drawn.append(frozen_draws({key: draws for key, (_, draws) in store.created.items()}))
+        drawn.append(frozen_draws({**store.replayed, **{key: draws for key, (_, draws) in store.created.items()}}))
         counters.append(frozen_draws(store.counters, len(scope.names)))
     return Run(State(tuple(written), tuple(created)), Effects(tuple(drawn), tuple(counters), names))
 
@@ -408,7 +421,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
         counters=(*[_counters(scope) for scope in drawing], *none),
         rng_bases=tuple([scope.streams[1] for scope in roots]),
         included=nothing,
-        replay=nothing,
+        replay=(*[_replay(scope) for scope in drawing], *none),
         compiled=any(scope.store.compiled for scope in roots),
         handed=_handed(found, drawing) if len(leaves) > 1 else (),
     )
@@ -470,6 +483,19 @@ def _handed(
             if below:
                 handed[index, below] = None
     return tuple(handed)
+
+
+def _replay(scope: Scope) -> Mapping[Path, dict[str, int]]:
+    """Return the draws that are still to be counted for variables at and below a scope that exist already."""
+    store = scope.store
+    if not store.replay:
+        return {}
+    base = scope.names[len(store.root_path) :]
+    return {
+        (col, *names[len(base) :]): drawn
+        for (col, *names), drawn in store.replay.items()
+        if tuple(names[: len(base)]) == base
+    }
 
 
 def _variables(scope: Scope) -> dict[str, Any]:

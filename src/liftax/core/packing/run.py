@@ -33,7 +33,8 @@ class Effects:
     """What a run did besides state. Static and hashable, so that it may leave a JAX transform as an output.
 
     Args:
-        drawn: for each root, the draws that creating a variable took, by the key of the variable.
+        drawn: for each root, the draws that creating a variable took, by the key of the variable; those that were only
+            counted, in the run after the one that created it, are among them.
         counters: for each root, the draws so far, by path relative to the root.
         names: for each rebound module, the automatic names that it has given so far, or None.
     """

@@ -9,6 +9,7 @@ No call to JAX: the variables are transformed on the way in, and what was writte
 Source: `flax.linen.map_variables`, `flax.linen.add_metadata_axis` and `flax.linen.named_call` for the signatures.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 
 from liftax import errors
 from liftax.core import filters, meta
-from liftax.core.packing.run import Run, State
+from liftax.core.packing.run import Run, State, no_state
 from liftax.core.packing.targets import leaves_of
 from liftax.core.scope import copied
 from liftax.explain.transform import Transform, described
@@ -109,28 +110,35 @@ def map_variables(
             seen = treedef.unflatten([trans_fn(copied(tree)) if tree else {}])
             return view.disassemble(seen, "map_variables: what its functions return", errors.TransformTargetError)
 
-        def stored_of(views: Any, state: State) -> tuple[dict[str, Any], ...]:
+        def stored_of(views: Any) -> tuple[dict[str, Any], ...]:
             """Return what is to be stored, of the mapped collections that may be written."""
-            new = updated(views, grouped(state, (mapped_collections, variables))[0].written)
             mine = [
                 {col: sub for col, sub in tree.items() if filters.in_filter(filter_, col)}
-                for tree, filter_ in zip(new, writable, strict=True)
+                for tree, filter_ in zip(views, writable, strict=True)
             ]
             return through(trans_out_fn, mine)
 
         creates = init and any(not filters.is_empty(w) for w in writable)
+        first, fresh = None, no_state(len(packed.roots)).created
         if creates:
-            _, (state, effects) = call.run((stored, others), packed.keys, call.args, call.kwargs)
-            stored = tuple({**a, **b} for a, b in zip(stored, stored_of(stored, state), strict=True))
-            call = call.with_(counters=packed.counters_after(effects))
+            _, (state, first) = call.run((stored, others), packed.keys, call.args, call.kwargs)
+            fresh = grouped(state, (mapped_collections, variables))[0].created  # what was there is stored already
+            made = stored_of(updated(no_state(len(packed.roots)).created, fresh))
+            stored = updated(stored, tuple(flat(tree) if tree else {} for tree in made))
+            draws = packed.after(first, again=filters.subtract(True, mapped_collections))
+            call = call.with_(counters=draws.counters, replay=draws.replay)
         views = through(trans_in_fn, stored)
         if not (init or mutable):
             call = call.with_(mutable=tuple(filters.subtract(m, mapped_collections) for m in packed.mutable))
         out, (state, effects) = call.run((views, others), packed.keys, call.args, call.kwargs)
         mapped, rest = grouped(state, (mapped_collections, variables))
         new = tuple({} for _ in packed.roots)
-        if creates or any(mapped.written):
-            new = tuple(flat(tree) for tree in stored_of(views, state))
+        if any(fresh) or any(mapped.written):
+            new = tuple(flat(tree) if tree else {} for tree in stored_of(updated(views, mapped.written)))
+        if first is not None:  # what creating took, for a transform around this one that runs it once more
+            effects = dataclasses.replace(
+                effects, drawn=tuple((*a, *b) for a, b in zip(first.drawn, effects.drawn, strict=True))
+            )
         created = tuple(
             {key: x for key, x in values.items() if not has(tree, key)}
             for values, tree in zip(new, packed.groups[0], strict=True)

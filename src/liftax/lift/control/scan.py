@@ -261,7 +261,7 @@ def _begun(packed: Packed, fixed: State, new: Any, effects: Any, groups_of: Sequ
     """Return the packed target after the run before the loop, with what that run created, its draws counted."""
     packed = packed.include(Run(fixed, effects), groups_of[0])
     packed = packed.include(Run(State(new, new), effects), groups_of[1], index=1)
-    packed = packed.after(effects)
+    packed = packed.after(effects, again=filters.subtract(True, filters.union(*groups_of[:2])))
     return packed.with_(groups=(updated(packed.groups[0], fixed.written), *packed.groups[1:]))
 
 
