@@ -33,6 +33,7 @@ from typing import Any, Protocol
 from liftax import errors
 from liftax.core import filters
 from liftax.core.calls import Frame, Within, acquire, calls, guarded, release
+from liftax.core.packing.held import counters_of, keys_of, replay_of, variables_of
 from liftax.core.packing.run import Effects, Run, State, frozen_draws, thawed_draws
 from liftax.core.packing.targets import Lone, leaves_of, located, lone_variables, outermost, reached_from
 from liftax.core.packing.view import View
@@ -391,7 +392,7 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
     roots = outermost(scopes)
     lone = lone_variables(found, roots)
     view, parts = _placed(treedef, found, roots, lone)
-    held = [_variables(scope) for scope in roots] + [variable.variables() for variable in lone]
+    held = [variables_of(scope) for scope in roots] + [variable.variables() for variable in lone]
     drawing, roots = roots, (*roots, *[variable.scope for variable in lone])
     none = [{} for _ in lone]  # a variable draws nothing
     top = calls.top
@@ -415,13 +416,13 @@ def unbind(target: Any, groups: Sequence[Filter], rngs: Filter, transform: Trans
         frame=Frame(leaves[0], top.capture, top.interceptors) if alone else top,
         roots=roots,
         groups=tuple(zip(*grouped, strict=True)),
-        keys=(*[_keys(scope, rngs) for scope in drawing], *none),
+        keys=(*[keys_of(scope, rngs) for scope in drawing], *none),
         filters=groups,
         mutable=tuple(mutable),
-        counters=(*[_counters(scope) for scope in drawing], *none),
+        counters=(*[counters_of(scope) for scope in drawing], *none),
         rng_bases=tuple([scope.streams[1] for scope in roots]),
         included=nothing,
-        replay=(*[_replay(scope) for scope in drawing], *none),
+        replay=(*[replay_of(scope) for scope in drawing], *none),
         compiled=any(scope.store.compiled for scope in roots),
         handed=_handed(found, drawing) if len(leaves) > 1 else (),
     )
@@ -483,38 +484,3 @@ def _handed(
             if below:
                 handed[index, below] = None
     return tuple(handed)
-
-
-def _replay(scope: Scope) -> Mapping[Path, dict[str, int]]:
-    """Return the draws that are still to be counted for variables at and below a scope that exist already."""
-    store = scope.store
-    if not store.replay:
-        return {}
-    base = scope.names[len(store.root_path) :]
-    return {
-        (col, *names[len(base) :]): drawn
-        for (col, *names), drawn in store.replay.items()
-        if tuple(names[: len(base)]) == base
-    }
-
-
-def _variables(scope: Scope) -> dict[str, Any]:
-    found = {}
-    for col in scope.store.variables:
-        tree = scope.collection(col)
-        if tree:
-            found[col] = tree
-    return found
-
-
-def _keys(scope: Scope, rngs: Filter) -> dict[str, PRNGKey]:
-    keys = scope.streams[0]
-    if not keys:
-        return {}
-    always = scope.store.flags.get("initializing")
-    return {k: v for k, v in keys.items() if filters.in_filter(rngs, k) or (always and k == "params")}
-
-
-def _counters(scope: Scope) -> dict[Path, dict[str, int]]:
-    counters, path = scope.store.counters, scope.names
-    return {p: dict(c) for p, c in counters.items() if p[: len(path)] == path} if counters else {}
