@@ -123,7 +123,7 @@ def map_variables(
         if creates:
             _, (state, first) = call.run((stored, others), packed.keys, call.args, call.kwargs)
             fresh = grouped(state, (mapped_collections, variables))[0].created  # what was there is stored already
-            made = stored_of(updated(no_state(len(packed.roots)).created, fresh))
+            made = stored_of(updated([{} for _ in packed.roots], fresh))
             stored = updated(stored, tuple(flat(tree) if tree else {} for tree in made))
             draws = packed.after(first, again=filters.subtract(True, mapped_collections))
             call = call.with_(counters=draws.counters, replay=draws.replay)
