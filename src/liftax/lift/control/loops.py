@@ -4,7 +4,7 @@
     fori_loop  : Int -> Int -> (Module -> Int -> c -> c) -> Module -> c -> c
     remat_scan : (Module -> c -> c) -> (Module with axes -> c -> c)
 
-`while_loop` is one call to `liftax.ad.loops.while_loop`, and `fori_loop` a `while_loop`; `remat_scan` is `scan` of
+`while_loop` and `fori_loop` are one call to `liftax.ad.loops.while_loop`; `remat_scan` is `scan` of
 `checkpoint` of `scan` of ….
 
 Source: `jax.lax.while_loop`; `flax.linen.while_loop` and `flax.linen.remat_scan` for the signatures. Chen et al. 2016,
@@ -34,7 +34,8 @@ WHILE_LOOP = Transform(
     "while_loop", "(cond_fn, body_fn, module, init)", filters=("carry_variables",), splits="steps",
     to_write="Let each step hand it to the next: carry_variables={col}.",
 )  # fmt: skip
-CONDITION = dataclasses.replace(WHILE_LOOP, to_write="The condition may only read; write in body_fn.")
+FORI_LOOP = dataclasses.replace(WHILE_LOOP, name="fori_loop", call="(lower, upper, body_fn, module, init)")
+ONLY_READS = "The condition may only read; write in body_fn."
 REMAT_SCAN = Transform("remat_scan", "(fn, …)(module, carry)")
 
 
@@ -94,11 +95,32 @@ def while_loop(
         >>> float(y), int(state['state']['n'])
         (192.0, 6)
     """
-    call = Call.of(WHILE_LOOP, body_fn, mdl, (init,), {}, (carry_variables, broadcast_variables))
+    return _looped(
+        WHILE_LOOP, cond_fn, body_fn, mdl, init, (carry_variables, broadcast_variables), split_rngs,
+        max_steps=max_steps, checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def _looped(
+    transform: Transform,
+    cond_fn: Callable[..., Any],
+    body_fn: Callable[..., Any],
+    mdl: Any,
+    init: Any,
+    groups: tuple[Filter, Filter],
+    split_rngs: Mapping[Filter, bool],
+    **options: Any,
+) -> Any:
+    """Return the last carry; `groups` are the variables that are carried, and those that are the same in all steps."""
+    call = Call.of(transform, body_fn, mdl, (init,), {}, groups)
     packed = call.packed
     split, shared = split_keys(call, split_rngs)
-    mutable = tuple(filters.intersect(m, carry_variables) for m in packed.mutable)
-    reads = call.with_(transform=CONDITION, creates=False, mutable=tuple(False for _ in mutable))
+    mutable = tuple(filters.intersect(m, groups[0]) for m in packed.mutable)
+    reads = call.with_(
+        transform=dataclasses.replace(transform, to_write=ONLY_READS),
+        creates=False,
+        mutable=tuple(False for _ in mutable),
+    )
     steps = call.with_(creates=False, mutable=mutable)
     written: list[set[Path]] = [set() for _ in packed.roots]
     ends: list[Effects] = []  # of the condition, and then of the body
@@ -123,14 +145,12 @@ def while_loop(
             for key in values:
                 if not has(packed.groups[0][i], key):
                     root = packed.roots[i]
-                    raise refusals.no_start(WHILE_LOOP, key[0], key[-1], root.at(key[1:-1]).path_text)
+                    raise refusals.no_start(transform, key[0], key[-1], root.at(key[1:-1]).path_text)
         return step + 1, updated(carried, run.state.written), out
 
     try:
         start = (0, packed.groups[0], *call.args)
-        _, carried, out = loops.while_loop(
-            goes_on, call.named(pure), start, max_steps=max_steps, checkpoints=checkpoints
-        )
+        _, carried, out = loops.while_loop(goes_on, call.named(pure), start, **options)
     except TypeError as error:
         explain_carry(lambda c: pure((0, *c))[1:], (packed.groups[0], *call.args), (), error, packed)
         raise
@@ -139,6 +159,7 @@ def while_loop(
     return out
 
 
+@described(FORI_LOOP)
 def fori_loop(
     lower: Any,
     upper: Any,
@@ -199,8 +220,8 @@ def fori_loop(
         i, end, c = carry
         return i + 1, end, body_fn(mdl, i, c)
 
-    return while_loop(
-        goes_on, step, mdl, (lower, upper, init), carry_variables, broadcast_variables, split_rngs,
+    return _looped(
+        FORI_LOOP, goes_on, step, mdl, (lower, upper, init), (carry_variables, broadcast_variables), split_rngs,
         max_steps=max_steps, checkpoints=checkpoints,
     )[2]  # fmt: skip
 
