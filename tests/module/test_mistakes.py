@@ -109,7 +109,7 @@ def test_transform_of_jax_on_a_method(transform: Any):
     with pytest.raises(TypeError) as error:
         Net().init(KEY, X)
     assert "Net.__call__" in notes(error)
-    assert "nn.jit in the place of jax.jit" in notes(error)
+    assert "nn.jit instead of jax.jit" in notes(error)
 
 
 def test_method_that_is_not_among_the_transformed_ones():

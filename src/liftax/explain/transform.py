@@ -65,7 +65,7 @@ _DESCRIBED: dict[Callable[..., Any], Transform] = {}
 def described(transform: Transform) -> Callable[[F], F]:
     """Return a decorator that records the descriptor of a transform.
 
-    One that is called with a function and its module says so if it is called with the function alone.
+    If the transform takes a function and its module, a call with only the function is an error that says how.
     """
 
     def mark(function: F) -> F:

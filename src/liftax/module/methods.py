@@ -158,13 +158,13 @@ def explain(error: Exception, self: Any, fun: Callable[..., Any], name: str) -> 
     elif isinstance(error, errors.ScopeParamShapeError) and name not in getattr(cls, "lift_methods", ((), name))[1]:
         transform, methods = cls.lift_methods
         text = (
-            f"{name} of {cls.__name__} is not transformed: {transform} is for {', '.join(methods)} alone, so that "
+            f"{name} of {cls.__name__} is not transformed: {transform} is only for {', '.join(methods)}, so "
             f"{name} sees the variables as they are stored. Name both: methods={[*methods, name]}."
         )
     elif isinstance(error, TypeError) and cls.__name__ in str(error) and _is_made_by_jax(fun):
         text = (
             f"a transform of JAX stands on the method {cls.__name__}.{name}, and takes the module for an array. Write "
-            "the lifted one, which takes modules: nn.jit in the place of jax.jit."
+            "the lifted one, which takes modules: nn.jit instead of jax.jit."
         )
     elif isinstance(error, TypeError) and name == "<lambda>" and error.__traceback__ and _raised_by_call(error):
         text = (

@@ -196,7 +196,7 @@ def function_form(called: Callable[..., Any], fn: Any, transform: Transform) -> 
         raise errors.TransformTargetError(
             f"{transform}: {fn.__name__} takes no argument, where a function is expected whose first argument is "
             f"the module. A module that is made inside belongs to no target: transform its class, {transform}(Block, …)"
-            f"(0.5)(x) in the place of {transform}(lambda: Block(0.5), …)()(x)."
+            f"(0.5)(x) instead of {transform}(lambda: Block(0.5), …)()(x)."
         )
     functools.update_wrapper(called, fn)
     called.is_wrapped = True  # type: ignore[attr-defined]

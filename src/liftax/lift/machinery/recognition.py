@@ -16,6 +16,7 @@ import numpy as np
 from liftax import _compat, errors
 from liftax.core.filters import DenyList
 from liftax.core.outside import Seen, note_names
+from liftax.core.packing.run import frozen_draws
 from liftax.core.packing.targets import is_target
 from liftax.core.scope import Scope
 from liftax.core.sharding.logical import get_logical_axis_rules
@@ -48,11 +49,13 @@ def fingerprint(call: Call) -> Any:
     """Return what tells the target of a call, and what rides along with it, from others."""
     packed = call.packed
     scopes = []
-    for root, mutable, counters in zip(packed.roots, packed.mutable, packed.counters, strict=True):
+    for root, mutable, counters, replay in zip(
+        packed.roots, packed.mutable, packed.counters, packed.replay, strict=True
+    ):
         flags, moved = root.store.flags, root.store.moved
         drawn = sorted([(path[len(root.names) :], *sorted(n.items())) for path, n in counters.items() if n])
         scopes.append((static(flags, "flags", {}) if flags else None, _moved(root) if moved else None,
-                       _frozen_filter(mutable), *drawn))  # fmt: skip
+                       _frozen_filter(mutable), frozen_draws(replay), *drawn))  # fmt: skip
     seen: dict[int, int] = {}
     parts = []
     for row in packed.parts:
@@ -61,7 +64,7 @@ def fingerprint(call: Call) -> Any:
     taken = tuple([(i, _taken(x, seen)) for i, x in call.taken.items()])
     frame = packed.frame
     rules = static(get_logical_axis_rules(), "logical axis rules", {})
-    return packed.view, tuple(scopes), tuple(parts), taken, frame.capture, frame.interceptors, rules
+    return packed.view, packed.handed, tuple(scopes), tuple(parts), taken, frame.capture, frame.interceptors, rules
 
 
 def looked_at(call: Call, seen: Seen) -> Any:
